@@ -1,0 +1,3 @@
+//! The r3map command.
+
+fn main() {}

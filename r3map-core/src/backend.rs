@@ -1,0 +1,361 @@
+//! Where bytes live: the one trait that every store implements, and the requests that travel to it.
+//!
+//! A mount is a backend too, and so is what stands between a device and a store. A byte therefore walks
+//! from device to store through one kind of door: [`Backend::try_read_at`] where it is at hand, else
+//! [`Backend::submit`].
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::buffer::Buffer;
+use crate::cancel::{Limit, Waiter};
+use crate::error::{Code, Error, Result};
+use crate::url::Location;
+
+pub mod file;
+pub mod memory;
+mod pool;
+pub mod remote;
+
+/// What a backend says of itself when it is opened. Nothing here changes while it is open.
+#[derive(Clone, Debug)]
+pub struct Info {
+    /// Where the bytes are, for messages: a URL without secrets.
+    pub name: String,
+    /// Size of the region in bytes; of any value, no multiple of anything.
+    pub size: u64,
+    /// Whether calls are answered at once from memory or a local file, so that they may be made in place.
+    pub local: bool,
+    /// Whether writes are refused.
+    pub read_only: bool,
+    /// Default unit of transfer in bytes: a power of two, 4 KiB to 32 MiB.
+    pub chunk_size: u32,
+    /// Offsets and lengths of requests must be multiples of this (but for the region's end); a power of two.
+    pub alignment: u32,
+    /// The longest request in bytes.
+    pub max_request: u32,
+    /// How many requests at once are of use.
+    pub concurrency: u32,
+    /// Whether calls run code of a language with a collector or an interpreter lock, so that a page fault
+    /// that waited for them could wait for ever: such a backend gives no slice.
+    pub managed_runtime: bool,
+}
+
+impl Info {
+    /// What most local stores say: read-write, 64 KiB chunks, any alignment, requests up to 32 MiB.
+    pub fn local(name: impl Into<String>, size: u64) -> Info {
+        Info {
+            name: name.into(),
+            size,
+            local: true,
+            read_only: false,
+            chunk_size: 64 << 10,
+            alignment: 1,
+            max_request: 32 << 20,
+            concurrency: 16,
+            managed_runtime: false,
+        }
+    }
+
+    /// An error unless `length` bytes at `offset` lie inside the region.
+    pub fn check(&self, offset: u64, length: u64) -> Result<()> {
+        match offset.checked_add(length) {
+            Some(end) if end <= self.size => Ok(()),
+            _ => Err(Error::new(
+                Code::OutOfRange,
+                format!("{}: {length} bytes at {offset} are outside its {} bytes", self.name, self.size),
+            )),
+        }
+    }
+}
+
+/// Who waits for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Priority {
+    /// The app, at this moment: never behind bulk traffic.
+    Demand,
+    /// The background.
+    Bulk,
+}
+
+/// What a request asks for.
+pub enum Operation {
+    /// Fill the buffer with the bytes at `offset`.
+    Read {
+        /// Where to begin, in bytes.
+        offset: u64,
+        /// Its length is how much to read; comes back in [`Reply::Data`].
+        buffer: Buffer,
+    },
+    /// Store the bytes at `offset`.
+    Write {
+        /// Where to begin, in bytes.
+        offset: u64,
+        /// The bytes.
+        data: Buffer,
+    },
+    /// Make `length` bytes at `offset` zero, by whatever is cheapest.
+    Zero {
+        /// Where to begin, in bytes.
+        offset: u64,
+        /// How many bytes.
+        length: u64,
+    },
+    /// Make every write and zero acknowledged before this request durable.
+    Sync,
+}
+
+/// What a request brings back.
+pub enum Reply {
+    /// The bytes read; the whole length asked for.
+    Data(Buffer),
+    /// All the bytes asked for are zero, and none were moved.
+    Zeroes,
+    /// A write, zero or sync is done.
+    Done,
+}
+
+/// A request on its way. Whoever takes it completes it once, from any thread.
+pub struct Request {
+    /// What to do.
+    pub operation: Operation,
+    /// Who waits.
+    pub priority: Priority,
+    /// When to give up and complete with `timeout` or the cause of the delay; `None` is never.
+    pub deadline: Option<Instant>,
+    /// Whom to tell.
+    pub completion: Completion,
+}
+
+/// Whom to tell that a request is done. One that is dropped tells `internal`, so that nobody waits for ever.
+pub struct Completion(Option<Box<dyn FnOnce(Result<Reply>) + Send>>);
+
+impl Completion {
+    /// A completion that calls `tell` once. It may be called on any thread, also inside `submit`.
+    pub fn new(tell: impl FnOnce(Result<Reply>) + Send + 'static) -> Completion {
+        Completion(Some(Box::new(tell)))
+    }
+
+    /// Tells the outcome.
+    pub fn complete(mut self, outcome: Result<Reply>) {
+        if let Some(tell) = self.0.take() {
+            tell(outcome);
+        }
+    }
+}
+
+impl Drop for Completion {
+    fn drop(&mut self) {
+        if let Some(tell) = self.0.take() {
+            tell(Err(Error::new(Code::Internal, "a request was dropped before it was answered")));
+        }
+    }
+}
+
+/// Where bytes live. Every method may be called from many threads at once; calls on ranges that overlap
+/// at the same time leave each byte as one of them wrote it.
+///
+/// A store of one's own implements `info`, `read_at`, `write_at` and `sync`, blocking, and nothing else.
+pub trait Backend: Send + Sync + 'static {
+    /// What it is; the same at every call.
+    fn info(&self) -> &Info;
+
+    /// Fills `buffer` with the bytes at `offset`: all of them, or an error. Never reads as zeros what is
+    /// there but cannot be had.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()>;
+
+    /// Stores all of `data` at `offset`, or fails. Later reads see it; only `sync` makes it durable.
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<()>;
+
+    /// Makes every write acknowledged before this call durable.
+    fn sync(&self) -> Result<()>;
+
+    /// Makes `length` bytes at `offset` zero. By default it writes them.
+    fn zero_at(&self, offset: u64, length: u64) -> Result<()> {
+        let block = Buffer::zeroed(length.min(1 << 20) as usize);
+        let mut done = 0;
+        while done < length {
+            let step = (length - done).min(block.len() as u64);
+            self.write_at(&block[..step as usize], offset + done)?;
+            done += step;
+        }
+        Ok(())
+    }
+
+    /// Reads in place if that needs no waiting: `None` says to [`submit`](Backend::submit) instead.
+    fn try_read_at(&self, _buffer: &mut [u8], _offset: u64) -> Option<Result<()>> {
+        None
+    }
+
+    /// Writes in place if that needs no waiting: `None` says to submit instead.
+    fn try_write_at(&self, _data: &[u8], _offset: u64) -> Option<Result<()>> {
+        None
+    }
+
+    /// Takes a request and returns soon; its completion tells the outcome. By default the blocking methods
+    /// run in place for a local backend and on a small pool of threads otherwise.
+    fn submit(self: Arc<Self>, request: Request) {
+        if self.info().local {
+            perform(&*self, request);
+        } else {
+            perform_on_pool(self, request);
+        }
+    }
+
+    /// Lets go of what it holds; every later call fails `closed`. Does not sync.
+    fn close(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Answers a request in place by the blocking methods of `backend`.
+pub fn perform<B: Backend + ?Sized>(backend: &B, request: Request) {
+    let outcome = match request.operation {
+        Operation::Read { offset, mut buffer } => backend.read_at(&mut buffer, offset).map(|()| Reply::Data(buffer)),
+        Operation::Write { offset, data } => backend.write_at(&data, offset).map(|()| Reply::Done),
+        Operation::Zero { offset, length } => backend.zero_at(offset, length).map(|()| Reply::Done),
+        Operation::Sync => backend.sync().map(|()| Reply::Done),
+    };
+    request.completion.complete(outcome);
+}
+
+/// Answers a request by the blocking methods of `backend` on a thread of the pool, trying again with a
+/// growing pause while the error is retryable and the deadline has not passed.
+pub fn perform_on_pool<B: Backend + ?Sized>(backend: Arc<B>, request: Request) {
+    let Request { mut operation, deadline, completion, .. } = request;
+    pool::run(move || {
+        let mut pause = Duration::from_millis(10);
+        loop {
+            let outcome = match &mut operation {
+                Operation::Read { offset, buffer } => backend.read_at(buffer, *offset),
+                Operation::Write { offset, data } => backend.write_at(data, *offset),
+                Operation::Zero { offset, length } => backend.zero_at(*offset, *length),
+                Operation::Sync => backend.sync(),
+            };
+            match outcome {
+                Err(error) if error.is_retryable() && later(deadline, pause) => std::thread::sleep(pause),
+                Err(error) => return completion.complete(Err(error)),
+                Ok(()) => break,
+            }
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+        completion.complete(Ok(match operation {
+            Operation::Read { buffer, .. } => Reply::Data(buffer),
+            _ => Reply::Done,
+        }));
+    });
+}
+
+fn later(deadline: Option<Instant>, pause: Duration) -> bool {
+    deadline.is_none_or(|deadline| Instant::now() + pause < deadline)
+}
+
+/// Submits one operation and waits for its reply within `limit`. When the limit is reached first, the
+/// operation may still take effect.
+pub fn call(backend: &Arc<dyn Backend>, operation: Operation, limit: &Limit, what: &str) -> Result<Reply> {
+    let (waiter, notifier) = Waiter::new();
+    backend.clone().submit(Request {
+        operation,
+        priority: Priority::Demand,
+        deadline: limit.deadline,
+        completion: Completion::new(move |outcome| notifier.notify(outcome)),
+    });
+    waiter.wait(limit, what)?
+}
+
+/// Reads from any backend and waits: in place where it can, else as requests of at most a chunk, with as
+/// many under way as the backend has use for.
+pub fn read(backend: &Arc<dyn Backend>, buffer: &mut [u8], offset: u64, limit: &Limit) -> Result<()> {
+    if let Some(outcome) = backend.try_read_at(buffer, offset) {
+        return outcome;
+    }
+    let info = backend.info();
+    let step = transfer_size(info);
+    let mut pieces = buffer.chunks_mut(step).enumerate();
+    let mut flight = std::collections::VecDeque::new();
+    loop {
+        while flight.len() < info.concurrency.max(1) as usize {
+            let Some((index, piece)) = pieces.next() else { break };
+            let (waiter, notifier) = Waiter::new();
+            backend.clone().submit(Request {
+                operation: Operation::Read { offset: offset + (index * step) as u64, buffer: Buffer::new(piece.len()) },
+                priority: Priority::Demand,
+                deadline: limit.deadline,
+                completion: Completion::new(move |outcome| notifier.notify(outcome)),
+            });
+            flight.push_back((waiter, piece));
+        }
+        let Some((waiter, piece)) = flight.pop_front() else { return Ok(()) };
+        match waiter.wait(limit, "read")?? {
+            Reply::Data(data) if data.len() == piece.len() => piece.copy_from_slice(&data),
+            Reply::Zeroes => piece.fill(0),
+            Reply::Data(_) | Reply::Done => return Err(short_reply(info)),
+        }
+    }
+}
+
+/// Writes to any backend and waits, as [`read`] reads. On an error some of the bytes may be stored.
+pub fn write(backend: &Arc<dyn Backend>, data: &[u8], offset: u64, limit: &Limit) -> Result<()> {
+    if let Some(outcome) = backend.try_write_at(data, offset) {
+        return outcome;
+    }
+    let info = backend.info();
+    let step = transfer_size(info);
+    let mut pieces = data.chunks(step).enumerate();
+    let mut flight = std::collections::VecDeque::new();
+    loop {
+        while flight.len() < info.concurrency.max(1) as usize {
+            let Some((index, piece)) = pieces.next() else { break };
+            let (waiter, notifier) = Waiter::new();
+            backend.clone().submit(Request {
+                operation: Operation::Write { offset: offset + (index * step) as u64, data: Buffer::copy_of(piece) },
+                priority: Priority::Demand,
+                deadline: limit.deadline,
+                completion: Completion::new(move |outcome| notifier.notify(outcome)),
+            });
+            flight.push_back(waiter);
+        }
+        let Some(waiter) = flight.pop_front() else { return Ok(()) };
+        waiter.wait(limit, "write")??;
+    }
+}
+
+/// The error of a backend whose reply does not fit the request.
+pub fn short_reply(info: &Info) -> Error {
+    Error::new(Code::Internal, format!("{}: a read was answered with another number of bytes", info.name))
+}
+
+/// The unit in which long transfers are cut for a backend: a chunk, unless it takes less at once.
+pub fn transfer_size(info: &Info) -> usize {
+    info.chunk_size.min(info.max_request).max(1) as usize
+}
+
+/// Options of a backend, the same for every scheme; those a scheme has no use for are refused when set.
+#[derive(Clone, Debug, Default)]
+pub struct BackendOptions {
+    /// Certificate of this client, a PEM file.
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key, a PEM file.
+    pub tls_key: Option<PathBuf>,
+    /// Authorities that may vouch for the server, a PEM file.
+    pub tls_ca: Option<PathBuf>,
+    /// SHA-256 of the server's public key, in hexadecimal.
+    pub tls_pin: Option<String>,
+    /// The secret by which the server knows this client.
+    pub token: Option<String>,
+    /// Allows plain TCP to a host that is not this one.
+    pub insecure: bool,
+}
+
+/// Opens the backend that a URL names. Creates nothing but the region of `memory:` and, where the URL gives
+/// a size, a file that is missing.
+pub fn open(url: &str, options: &BackendOptions) -> Result<Arc<dyn Backend>> {
+    let location = Location::parse(url)?;
+    match location.scheme() {
+        "memory" => Ok(Arc::new(memory::Memory::open(&location)?)),
+        "file" => Ok(Arc::new(file::File::open(&location)?)),
+        "r3map" | "r3map+unix" => Ok(Arc::new(remote::Remote::open(&location, options)?)),
+        other => Err(crate::url::unknown_scheme(other)),
+    }
+}

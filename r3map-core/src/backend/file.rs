@@ -1,0 +1,117 @@
+//! `file:///path[?size=…]` — a regular file or a block device of this host.
+
+use std::fs::OpenOptions;
+use std::io::{Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, FileTypeExt};
+
+use crate::backend::memory::punch;
+use crate::backend::{Backend, Info};
+use crate::error::{Code, Error, Result};
+use crate::url::Location;
+
+/// A file of this host. `sync` is fdatasync.
+pub struct File {
+    info: Info,
+    file: std::fs::File,
+}
+
+impl File {
+    /// Opens `file:///path`. A file that is missing is created only where the URL gives a size; a size
+    /// that differs from an existing file's is refused. Without permission to write it is read-only.
+    pub fn open(location: &Location) -> Result<File> {
+        let path = location.file_path()?;
+        let wanted = location.parameters(&["size"])?.size("size")?;
+        let name = location.as_str();
+        let open = |write, create| OpenOptions::new().read(true).write(write).create_new(create).open(&path);
+        let (file, read_only, fresh) = match open(true, false) {
+            Ok(file) => (file, false, false),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && wanted.is_some() => {
+                (open(true, true).map_err(|error| Error::io(format!("create {name}"), error))?, false, true)
+            }
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EACCES | libc::EROFS | libc::EPERM)) => {
+                (open(false, false).map_err(|error| Error::io(format!("open {name}"), error))?, true, false)
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EISDIR) => {
+                return Err(Error::new(Code::InvalidArgument, format!("{name} is a directory, not a file")));
+            }
+            Err(error) => return Err(Error::io(format!("open {name}"), error)),
+        };
+        let size = match wanted {
+            Some(size) if fresh => {
+                file.set_len(size).map_err(|error| Error::io(format!("give {name} {size} bytes"), error))?;
+                size
+            }
+            _ => File::size_of(&file, name)?,
+        };
+        if wanted.is_some_and(|wanted| wanted != size) {
+            let message = format!("{name}: the file has {size} bytes");
+            return Err(Error::new(Code::InvalidArgument, message));
+        }
+        Ok(File { info: Info { read_only, ..Info::local(name, size) }, file })
+    }
+
+    fn size_of(mut file: &std::fs::File, name: &str) -> Result<u64> {
+        let metadata = file.metadata().map_err(|error| Error::io(format!("look at {name}"), error))?;
+        if metadata.is_file() {
+            return Ok(metadata.len());
+        }
+        if metadata.file_type().is_block_device() {
+            return file.seek(SeekFrom::End(0)).map_err(|error| Error::io(format!("ask {name} for its size"), error));
+        }
+        Err(Error::new(Code::InvalidArgument, format!("{name} is neither a regular file nor a block device")))
+    }
+}
+
+impl Backend for File {
+    fn info(&self) -> &Info {
+        &self.info
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        self.info.check(offset, buffer.len() as u64)?;
+        self.file.read_exact_at(buffer, offset).map_err(|error| {
+            let what = format!("{}: read {} bytes at {offset}", self.info.name, buffer.len());
+            match error.kind() {
+                std::io::ErrorKind::UnexpectedEof => {
+                    Error::new(Code::Io, format!("{what}: the file was cut short while open"))
+                }
+                _ => Error::io(what, error),
+            }
+        })
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        self.info.check(offset, data.len() as u64)?;
+        self.file
+            .write_all_at(data, offset)
+            .map_err(|error| Error::io(format!("{}: write {} bytes at {offset}", self.info.name, data.len()), error))
+    }
+
+    fn zero_at(&self, offset: u64, length: u64) -> Result<()> {
+        self.info.check(offset, length)?;
+        if length == 0 || punch(&self.file, offset, length).is_ok() {
+            return Ok(());
+        }
+        // A filesystem without holes: zeros it is.
+        let zeros = vec![0; length.min(1 << 20) as usize];
+        let mut done = 0;
+        while done < length {
+            let step = (length - done).min(zeros.len() as u64);
+            self.write_at(&zeros[..step as usize], offset + done)?;
+            done += step;
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(|error| Error::io(format!("{}: sync", self.info.name), error))
+    }
+
+    fn try_read_at(&self, buffer: &mut [u8], offset: u64) -> Option<Result<()>> {
+        Some(self.read_at(buffer, offset))
+    }
+
+    fn try_write_at(&self, data: &[u8], offset: u64) -> Option<Result<()>> {
+        Some(self.write_at(data, offset))
+    }
+}

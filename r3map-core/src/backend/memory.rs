@@ -1,0 +1,103 @@
+//! `memory:?size=1GiB` — a region of this process's memory, gone when it is closed.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+
+use nix::fcntl::FallocateFlags;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use crate::backend::{Backend, Info};
+use crate::error::{Code, Error, Result};
+use crate::mapping::Mapping;
+use crate::url::Location;
+
+/// Writes from this length on go through the descriptor: the kernel then need not zero a fresh page that is
+/// wholly overwritten, nor map it.
+const LONG_WRITE: usize = 64 << 10;
+
+/// A region of memory that begins as zeros and takes memory only where it was written.
+pub struct Memory {
+    info: Info,
+    // The same pages twice: a descriptor and a mapping of it.
+    file: File,
+    mapping: Mapping,
+}
+
+/// A file in memory of that many bytes, all holes.
+pub(crate) fn memory_file(name: &CStr, size: u64) -> Result<File> {
+    let descriptor: OwnedFd = memfd_create(name, MFdFlags::MFD_CLOEXEC)
+        .map_err(|errno| Error::io("create a file in memory", errno.into()))?;
+    let file = File::from(descriptor);
+    file.set_len(size).map_err(|error| Error::io(format!("give memory {size} bytes"), error))?;
+    Ok(file)
+}
+
+/// Makes a range of a file a hole that reads as zeros.
+pub(crate) fn punch(file: &File, offset: u64, length: u64) -> Result<()> {
+    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    nix::fcntl::fallocate(file, flags, offset as i64, length as i64)
+        .map_err(|errno| Error::io(format!("punch {length} bytes at {offset}"), errno.into()))
+}
+
+impl Memory {
+    /// Opens `memory:?size=`.
+    pub fn open(location: &Location) -> Result<Memory> {
+        let size = location
+            .parameters(&["size"])?
+            .size("size")?
+            .ok_or_else(|| Error::new(Code::InvalidArgument, "memory: needs a size, such as memory:?size=1GiB"))?;
+        Memory::new(size)
+    }
+
+    /// A region of `size` zero bytes.
+    pub fn new(size: u64) -> Result<Memory> {
+        let file = memory_file(c"r3map-memory", size)?;
+        let mapping = Mapping::of_file(&file, size as usize)?;
+        Ok(Memory { info: Info::local("memory:", size), file, mapping })
+    }
+}
+
+impl Backend for Memory {
+    fn info(&self) -> &Info {
+        &self.info
+    }
+
+    #[inline]
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        self.info.check(offset, buffer.len() as u64)?;
+        self.mapping.read(buffer, offset as usize);
+        Ok(())
+    }
+
+    #[inline]
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        self.info.check(offset, data.len() as u64)?;
+        if data.len() < LONG_WRITE {
+            self.mapping.write(data, offset as usize);
+            return Ok(());
+        }
+        let write = self.file.write_all_at(data, offset);
+        write.map_err(|error| Error::io(format!("memory: write {} bytes at {offset}", data.len()), error))
+    }
+
+    fn zero_at(&self, offset: u64, length: u64) -> Result<()> {
+        self.info.check(offset, length)?;
+        if length == 0 { Ok(()) } else { punch(&self.file, offset, length) }
+    }
+
+    fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+
+    #[inline]
+    fn try_read_at(&self, buffer: &mut [u8], offset: u64) -> Option<Result<()>> {
+        Some(self.read_at(buffer, offset))
+    }
+
+    #[inline]
+    fn try_write_at(&self, data: &[u8], offset: u64) -> Option<Result<()>> {
+        Some(self.write_at(data, offset))
+    }
+}

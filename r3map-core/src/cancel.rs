@@ -1,0 +1,212 @@
+//! How long a blocking call may take: a deadline, a cancel, and the place where a caller waits.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use crate::error::{Code, Error, Result};
+
+/// A switch that another thread triggers to end the calls it was given to. Once triggered it stays so.
+///
+/// Clones are the same switch. A call that was cancelled may or may not have taken effect, like one that
+/// timed out.
+#[derive(Clone, Default)]
+pub struct Cancel(Arc<CancelInner>);
+
+#[derive(Default)]
+struct CancelInner {
+    triggered: AtomicBool,
+    next: AtomicU64,
+    parked: Mutex<HashMap<u64, Weak<Wakeup>>>,
+}
+
+/// What a waiting thread sleeps on.
+#[derive(Default)]
+struct Wakeup {
+    lock: Mutex<()>,
+    condition: Condvar,
+}
+
+impl Wakeup {
+    fn wake(&self) {
+        // Taking the lock orders this wake-up after the sleeper's last look.
+        drop(self.lock.lock().unwrap_or_else(|e| e.into_inner()));
+        self.condition.notify_all();
+    }
+}
+
+impl Cancel {
+    /// A switch not yet triggered.
+    pub fn new() -> Cancel {
+        Cancel::default()
+    }
+
+    /// Ends every call that waits with this switch, now and from now on, with `cancelled`.
+    pub fn trigger(&self) {
+        self.0.triggered.store(true, Ordering::SeqCst);
+        let parked = std::mem::take(&mut *self.0.parked.lock().unwrap_or_else(|e| e.into_inner()));
+        for wakeup in parked.into_values().filter_map(|weak| weak.upgrade()) {
+            wakeup.wake();
+        }
+    }
+
+    /// Whether it was triggered.
+    pub fn is_triggered(&self) -> bool {
+        self.0.triggered.load(Ordering::SeqCst)
+    }
+
+    fn park(&self, wakeup: &Arc<Wakeup>) -> Parked<'_> {
+        let key = self.0.next.fetch_add(1, Ordering::Relaxed);
+        self.0.parked.lock().unwrap_or_else(|e| e.into_inner()).insert(key, Arc::downgrade(wakeup));
+        Parked { cancel: self, key }
+    }
+}
+
+struct Parked<'a> {
+    cancel: &'a Cancel,
+    key: u64,
+}
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        self.cancel.0.parked.lock().unwrap_or_else(|e| e.into_inner()).remove(&self.key);
+    }
+}
+
+/// The bounds of one blocking call.
+#[derive(Clone, Default)]
+pub struct Limit {
+    /// When the call gives up; `None` waits for ever.
+    pub deadline: Option<Instant>,
+    /// What ends it sooner.
+    pub cancel: Option<Cancel>,
+}
+
+impl Limit {
+    /// No bound at all.
+    pub fn none() -> Limit {
+        Limit::default()
+    }
+
+    /// A bound of that much time from now; zero waits for ever.
+    pub fn within(time: Duration) -> Limit {
+        Limit { deadline: deadline_in(time), cancel: None }
+    }
+
+    /// The same bound, ended sooner by `cancel`.
+    pub fn with_cancel(mut self, cancel: Option<Cancel>) -> Limit {
+        self.cancel = cancel;
+        self
+    }
+
+    /// An error once the bound is reached: `cancelled` or `timeout`, saying what was under way.
+    pub fn check(&self, what: &str) -> Result<()> {
+        if self.cancel.as_ref().is_some_and(Cancel::is_triggered) {
+            return Err(Error::new(Code::Cancelled, format!("{what}: cancelled by the caller")));
+        }
+        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Err(Error::new(Code::Timeout, format!("{what}: the deadline passed")));
+        }
+        Ok(())
+    }
+}
+
+/// The moment that much time from now; zero, or more than the clock can say, is never.
+pub fn deadline_in(time: Duration) -> Option<Instant> {
+    if time.is_zero() { None } else { Instant::now().checked_add(time) }
+}
+
+/// A value that one thread waits for and another brings.
+pub struct Waiter<T> {
+    slot: Arc<Slot<T>>,
+}
+
+/// The bringing end of a [`Waiter`].
+pub struct Notifier<T> {
+    slot: Arc<Slot<T>>,
+}
+
+struct Slot<T> {
+    value: Mutex<Option<T>>,
+    wakeup: Arc<Wakeup>,
+}
+
+impl<T> Waiter<T> {
+    /// A value to wait for and the end that brings it.
+    pub fn new() -> (Waiter<T>, Notifier<T>) {
+        let slot = Arc::new(Slot { value: Mutex::new(None), wakeup: Arc::default() });
+        (Waiter { slot: slot.clone() }, Notifier { slot })
+    }
+
+    /// Waits for the value within the bound; `what` names the call in the error.
+    pub fn wait(self, limit: &Limit, what: &str) -> Result<T> {
+        let parked = limit.cancel.as_ref().map(|cancel| cancel.park(&self.slot.wakeup));
+        let mut guard = self.slot.wakeup.lock.lock().unwrap_or_else(|e| e.into_inner());
+        let outcome = loop {
+            if let Some(value) = self.slot.value.lock().unwrap_or_else(|e| e.into_inner()).take() {
+                break Ok(value);
+            }
+            if let Err(error) = limit.check(what) {
+                break Err(error);
+            }
+            guard = match limit.deadline {
+                None => self.slot.wakeup.condition.wait(guard).unwrap_or_else(|e| e.into_inner()),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    self.slot.wakeup.condition.wait_timeout(guard, left).unwrap_or_else(|e| e.into_inner()).0
+                }
+            };
+        };
+        // `trigger` wakes with its own list lock free but takes ours: let go of ours first.
+        drop(guard);
+        drop(parked);
+        outcome
+    }
+}
+
+impl<T> Notifier<T> {
+    /// Brings the value and wakes the waiting thread, if it still waits.
+    pub fn notify(self, value: T) {
+        *self.slot.value.lock().unwrap_or_else(|e| e.into_inner()) = Some(value);
+        self.slot.wakeup.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    #[test]
+    fn a_waiter_gets_the_value_that_another_thread_brings() {
+        let (waiter, notifier) = Waiter::new();
+        let bringer = thread::spawn(move || notifier.notify(7));
+        assert_eq!(waiter.wait(&Limit::within(Duration::from_secs(10)), "test").unwrap(), 7);
+        bringer.join().unwrap();
+    }
+
+    #[test]
+    fn a_deadline_ends_a_wait_with_timeout() {
+        let (waiter, _notifier) = Waiter::<()>::new();
+        let error = waiter.wait(&Limit::within(Duration::from_millis(5)), "read").unwrap_err();
+        assert_eq!(error.code(), Code::Timeout);
+        assert_eq!(error.message(), "read: the deadline passed");
+    }
+
+    #[test]
+    fn a_cancel_ends_a_wait_that_has_no_deadline() {
+        let cancel = Cancel::new();
+        let (waiter, _notifier) = Waiter::<()>::new();
+        let trigger = thread::spawn({
+            let cancel = cancel.clone();
+            move || {
+                thread::sleep(Duration::from_millis(10));
+                cancel.trigger();
+            }
+        });
+        let error = waiter.wait(&Limit::none().with_cancel(Some(cancel)), "read").unwrap_err();
+        assert_eq!(error.code(), Code::Cancelled);
+        trigger.join().unwrap();
+    }
+}

@@ -1,0 +1,34 @@
+//! r3map, "remote mmap": bytes that live elsewhere as a memory region of this process.
+//!
+//! The way of one byte: an app reads or writes through a [`device`] (slice, file, path) or the handle of a
+//! [`Mount`]; the mount hands the access to its region, which answers it from here or from the
+//! [`Backend`] where the bytes live.
+
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+compile_error!("r3map runs on 64-bit Linux");
+
+pub mod backend;
+pub mod buffer;
+pub mod cancel;
+pub mod device;
+pub mod error;
+mod gate;
+mod mapping;
+pub mod mount;
+pub mod options;
+pub mod page;
+pub mod server;
+pub mod stats;
+mod thread;
+pub mod url;
+
+pub use backend::{Backend, BackendOptions, Info};
+pub use cancel::Cancel;
+pub use error::{Code, Error, Result};
+pub use mount::{Mount, Slice};
+pub use options::{DeviceChoice, Mode, MountOptions, Pull};
+pub use server::{ExportOptions, Server, ServerOptions};
+pub use stats::Stats;
+
+/// The version of the library.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,0 +1,468 @@
+//! A backend as a region of this host: read and written at once, seen as a path, file or slice when asked.
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::time::Duration;
+
+use once_cell::sync::OnceCell;
+
+use crate::backend::{self, Backend, BackendOptions, Info, Operation, Request};
+use crate::cancel::{Cancel, Limit};
+use crate::device::{self, Attach, Device, Kind, View, cannot_give};
+use crate::error::{Code, Error, Result};
+use crate::gate::Gate;
+use crate::options::{DeviceChoice, Mode, MountOptions};
+use crate::stats::{Counters, Stats};
+use crate::thread::Process;
+
+pub mod direct;
+
+/// A mounted region. Clones are the same mount; every method may be called from any thread.
+#[derive(Clone)]
+pub struct Mount {
+    inner: Arc<Inner>,
+    cancel: Option<Cancel>,
+}
+
+struct Inner {
+    process: Process,
+    info: Info,
+    options: MountOptions,
+    gate: Gate,
+    counters: Counters,
+    /// What devices and handle read and write.
+    region: Arc<dyn Backend>,
+    device: OnceCell<Arc<dyn Device>>,
+}
+
+impl Mount {
+    /// The options of a mount, to be changed and opened: `Mount::options().read_only(true).open(backend)`.
+    pub fn options() -> MountOptions {
+        MountOptions::default()
+    }
+
+    /// Mounts a backend. No device exists until one is asked for.
+    pub fn open(backend: Arc<dyn Backend>, options: MountOptions) -> Result<Mount> {
+        options.check()?;
+        let info = backend.info().clone();
+        if options.mode == Mode::Managed || options.cache.is_some() || options.offline {
+            return Err(Error::new(Code::Unsupported, "managed mounts are not built yet: use mode=direct"));
+        }
+        let region = Arc::new(direct::Direct::new(backend, options.read_only));
+        let info = Info { read_only: region.info().read_only, ..info };
+        Ok(Mount {
+            inner: Arc::new(Inner {
+                process: Process::current(),
+                info,
+                options,
+                gate: Gate::default(),
+                counters: Counters::default(),
+                region,
+                device: OnceCell::new(),
+            }),
+            cancel: None,
+        })
+    }
+
+    /// The same mount, each of whose calls through this handle ends with `cancelled` once `cancel` is
+    /// triggered.
+    pub fn with_cancel(&self, cancel: Cancel) -> Mount {
+        Mount { inner: self.inner.clone(), cancel: Some(cancel) }
+    }
+
+    /// Size in bytes.
+    pub fn size(&self) -> u64 {
+        self.inner.info.size
+    }
+
+    /// Whether writes are refused.
+    pub fn is_read_only(&self) -> bool {
+        self.inner.info.read_only
+    }
+
+    /// The kind of the device that is attached, if one is.
+    pub fn device(&self) -> Option<Kind> {
+        self.inner.device.get().map(|device| device.kind())
+    }
+
+    /// Fills `buffer` with the bytes at `offset`: all of them, or an error.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        let inner = self.enter()?;
+        let _inside = inner.gate.enter()?;
+        inner.info.check(offset, buffer.len() as u64)?;
+        inner.counters.read(buffer.len());
+        match inner.device.get() {
+            Some(device) => device.read_at(buffer, offset, &self.limit()),
+            None => match inner.region.try_read_at(buffer, offset) {
+                Some(outcome) => outcome,
+                None => backend::read(&inner.region, buffer, offset, &self.limit()),
+            },
+        }
+    }
+
+    /// Writes all of `data` at `offset`, or fails. Durable after [`sync`](Mount::sync) only.
+    pub fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        let inner = self.enter()?;
+        let _inside = inner.gate.enter()?;
+        inner.info.check(offset, data.len() as u64)?;
+        inner.check_write()?;
+        inner.counters.write(data.len());
+        match inner.device.get() {
+            Some(device) => device.write_at(data, offset, &self.limit()),
+            None => match inner.region.try_write_at(data, offset) {
+                Some(outcome) => outcome,
+                None => backend::write(&inner.region, data, offset, &self.limit()),
+            },
+        }
+    }
+
+    /// Makes everything written before this call, through any view, durable at the backend.
+    pub fn sync(&self) -> Result<()> {
+        let inner = self.enter()?;
+        let _inside = inner.gate.enter()?;
+        self.sync_inside()
+    }
+
+    fn sync_inside(&self) -> Result<()> {
+        let limit = self.limit();
+        if let Some(device) = self.inner.device.get() {
+            device.flush(&limit)?;
+        }
+        backend::call(&self.inner.region, Operation::Sync, &limit, "sync").map(drop)
+    }
+
+    /// Makes a range resident, or fails with what prevents it.
+    pub fn pull(&self, offset: u64, length: u64) -> Result<()> {
+        let inner = self.enter()?;
+        inner.info.check(offset, length)?;
+        inner.check_resident("pull")
+    }
+
+    /// Asks for a range and returns at once.
+    pub fn prefetch(&self, offset: u64, length: u64) -> Result<()> {
+        let inner = self.enter()?;
+        inner.info.check(offset, length)?;
+        inner.check_resident("prefetch")
+    }
+
+    /// The parts of a range that are not here, in bytes and order.
+    pub fn missing(&self, offset: u64, length: u64) -> Result<Vec<Range<u64>>> {
+        let inner = self.enter()?;
+        inner.info.check(offset, length)?;
+        if inner.info.local || length == 0 {
+            return Ok(Vec::new());
+        }
+        Ok(vec![offset..offset + length])
+    }
+
+    /// A path of the region for other programs: a block device with nbd, a regular file with fuse.
+    pub fn path(&self) -> Result<PathBuf> {
+        Ok(self.attached(View::Path)?.path()?.to_owned())
+    }
+
+    /// A new descriptor of the region; closing it is the caller's.
+    pub fn file(&self) -> Result<File> {
+        self.attached(View::File)?.file()
+    }
+
+    /// The region as memory of this process.
+    pub fn slice(&self) -> Result<Slice> {
+        let device = self.attached(View::Slice)?;
+        let (start, length) = device.slice()?;
+        Ok(Slice { start, length, read_only: self.is_read_only(), _device: device.clone() })
+    }
+
+    /// Figures of this mount.
+    pub fn stats(&self) -> Result<Stats> {
+        let inner = self.enter()?;
+        let mut stats = Stats::default();
+        stats.put("size", inner.info.size);
+        inner.counters.put_into(&mut stats);
+        Ok(stats)
+    }
+
+    /// Syncs, detaches the device and closes. If that fails the mount stays open, to be closed again or
+    /// [`discard`](Mount::discard)ed. Closing a closed mount fails `closed`.
+    pub fn close(&self) -> Result<()> {
+        let inner = self.enter()?;
+        let limit = self.limit();
+        inner.gate.shut(Code::Closed, &limit, "close")?;
+        let synced = if inner.info.read_only { Ok(()) } else { self.sync_inside() };
+        if let Err(error) = synced.and_then(|()| inner.detach()) {
+            inner.gate.open();
+            return Err(error.context("the mount stays open"));
+        }
+        inner.region.close()
+    }
+
+    /// Detaches and closes without syncing: what was not synced may be lost.
+    pub fn discard(&self) -> Result<()> {
+        let inner = self.enter()?;
+        inner.gate.shut(Code::Closed, &self.limit(), "discard")?;
+        inner.detach()?;
+        inner.region.close()
+    }
+
+    fn enter(&self) -> Result<&Inner> {
+        if !self.inner.process.is_current() {
+            let message = "this mount belongs to the process that was forked: open one in the child";
+            return Err(Error::new(Code::Closed, message));
+        }
+        Ok(&self.inner)
+    }
+
+    fn limit(&self) -> Limit {
+        Limit::within(self.inner.options.deadline).with_cancel(self.cancel.clone())
+    }
+
+    /// The device, attached now if none is.
+    fn attached(&self, view: View) -> Result<&Arc<dyn Device>> {
+        let inner = self.enter()?;
+        {
+            let _inside = inner.gate.enter()?;
+            if let Some(device) = inner.device.get() {
+                return Ok(device);
+            }
+        }
+        inner.gate.hold(&self.limit(), "attach", || inner.device.get_or_try_init(|| inner.attach(view)))
+    }
+}
+
+impl Inner {
+    fn check_write(&self) -> Result<()> {
+        if self.info.read_only {
+            return Err(Error::new(Code::ReadOnly, format!("{} is mounted read-only", self.info.name)));
+        }
+        Ok(())
+    }
+
+    fn check_resident(&self, what: &str) -> Result<()> {
+        if self.info.local {
+            return Ok(());
+        }
+        Err(Error::new(
+            Code::Unsupported,
+            format!("{what}: a direct mount of {} keeps nothing here: use mode=managed", self.info.name),
+        ))
+    }
+
+    /// Attaches the device that was chosen, or the first that can give this view; the error says what each
+    /// would need.
+    fn attach(&self, view: View) -> Result<Arc<dyn Device>> {
+        let kind = match self.options.device {
+            DeviceChoice::Nbd(_) => Some(Kind::Nbd),
+            DeviceChoice::Userfaultfd | DeviceChoice::UserfaultfdUserMode => Some(Kind::Userfaultfd),
+            DeviceChoice::Fuse => Some(Kind::Fuse),
+            DeviceChoice::Auto => None,
+        };
+        if view == View::Slice && self.info.managed_runtime {
+            return Err(Error::new(
+                Code::Unsupported,
+                "a slice over a backend written in Go or Python could wait for itself: use read_at and write_at, \
+                 or serve the backend from another process and mount that",
+            ));
+        }
+        if let Some(kind) = kind {
+            if !gives(kind, view) {
+                return Err(cannot_give(kind, view));
+            }
+            return self.attach_kind(kind);
+        }
+        let mut refused = Vec::new();
+        for kind in Kind::ALL.into_iter().filter(|kind| gives(*kind, view)) {
+            if kind == Kind::Nbd && view != View::Slice && self.info.size % 4096 != 0 {
+                refused.push("nbd: the size is no multiple of 4096, which a block device would round up".to_owned());
+                continue;
+            }
+            match kind.probe().and_then(|()| self.attach_kind(kind)) {
+                Ok(device) => {
+                    tracing::info!(device = %kind, refused = refused.join("; "), "attached");
+                    return Ok(device);
+                }
+                Err(error) => refused.push(format!("{kind}: {error}")),
+            }
+        }
+        Err(Error::new(Code::NoDevice, format!("no device can give a {view} here: {}", refused.join("; "))))
+    }
+
+    fn attach_kind(&self, kind: Kind) -> Result<Arc<dyn Device>> {
+        let path = match &self.options.device {
+            DeviceChoice::Nbd(path) => path.clone(),
+            _ => None,
+        };
+        let how = Attach {
+            name: self.info.name.clone(),
+            read_only: self.info.read_only,
+            path,
+            read_ahead: self.options.read_ahead,
+            deadline: self.options.deadline,
+        };
+        device::attach(kind, self.region.clone(), &how)
+    }
+
+    fn detach(&self) -> Result<()> {
+        match self.device.get() {
+            Some(device) => device.detach(),
+            None => Ok(()),
+        }
+    }
+}
+
+fn gives(kind: Kind, view: View) -> bool {
+    match kind {
+        Kind::Nbd => true,
+        Kind::Userfaultfd => view == View::Slice,
+        Kind::Fuse => view != View::Slice,
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // In a forked child the device, its threads and its mappings are the parent's.
+        if !self.process.is_current() {
+            return;
+        }
+        if let Err(error) = self.detach() {
+            tracing::warn!(%error, "a mount was dropped and its device did not detach cleanly");
+        }
+    }
+}
+
+/// A mount stands wherever a backend may.
+impl Backend for Mount {
+    fn info(&self) -> &Info {
+        &self.inner.info
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        Mount::read_at(self, buffer, offset)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        Mount::write_at(self, data, offset)
+    }
+
+    fn sync(&self) -> Result<()> {
+        Mount::sync(self)
+    }
+
+    fn submit(self: Arc<Self>, request: Request) {
+        // With a device attached all accesses go through it and may wait for the kernel.
+        if self.inner.device.get().is_some() || matches!(request.operation, Operation::Sync) {
+            return backend::perform_on_pool(self, request);
+        }
+        match self.enter().and_then(|inner| inner.gate.enter()) {
+            Ok(_inside) => self.inner.region.clone().submit(request),
+            Err(error) => request.completion.complete(Err(error)),
+        }
+    }
+
+    fn close(&self) -> Result<()> {
+        Mount::close(self)
+    }
+}
+
+/// The region as memory: valid while the mount is open, whoever holds it.
+///
+/// The first touch of a page that is not here waits for it. A page that cannot be had is a SIGBUS, after a
+/// line in the log that says why; [`Mount::pull`] gives an error instead. After the mount is closed any touch
+/// is a SIGSEGV.
+#[derive(Clone)]
+pub struct Slice {
+    start: NonNull<u8>,
+    length: usize,
+    read_only: bool,
+    _device: Arc<dyn Device>,
+}
+
+// SAFETY: the memory is shared by design, and `Slice` itself gives out only raw pointers.
+unsafe impl Send for Slice {}
+// SAFETY: as above.
+unsafe impl Sync for Slice {}
+
+impl Slice {
+    /// The first byte.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
+    /// Bytes: the region's size.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether the region has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Whether a store is a SIGSEGV.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// The bytes, to be read.
+    ///
+    /// # Safety
+    /// While the result lives nobody writes to the region and the mount is not closed.
+    pub unsafe fn as_slice(&self) -> &[u8] {
+        // SAFETY: the range is mapped while the device is attached, which the caller promises.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
+    }
+
+    /// The bytes, to be read and written.
+    ///
+    /// # Safety
+    /// While the result lives nobody else reads or writes the region, it is not read-only, and the mount is
+    /// not closed.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn as_mut_slice(&self) -> &mut [u8] {
+        // SAFETY: as in `as_slice`; that nobody else touches it is the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.length) }
+    }
+}
+
+impl MountOptions {
+    /// Direct or managed.
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// How the kernel shows it.
+    pub fn device(mut self, device: DeviceChoice) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// Refuse writes.
+    pub fn read_only(mut self, read_only: bool) -> Self {
+        self.read_only = read_only;
+        self
+    }
+
+    /// URL of a local backend that keeps pulled chunks.
+    pub fn cache(mut self, url: impl Into<String>) -> Self {
+        self.cache = Some(url.into());
+        self
+    }
+
+    /// Bound of each blocking operation; zero waits for ever.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Mounts a backend with these options.
+    pub fn open(self, backend: Arc<dyn Backend>) -> Result<Mount> {
+        Mount::open(backend, self)
+    }
+
+    /// Opens the backend that a URL names and mounts it.
+    pub fn open_url(self, url: &str, options: &BackendOptions) -> Result<Mount> {
+        Mount::open(backend::open(url, options)?, self)
+    }
+}

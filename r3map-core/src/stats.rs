@@ -1,0 +1,54 @@
+//! Figures that a mount keeps of itself.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Named figures at one moment. Names are stable; new ones may appear.
+#[derive(Clone, Debug, Default)]
+pub struct Stats(Vec<(&'static str, u64)>);
+
+impl Stats {
+    /// Adds a figure.
+    pub fn put(&mut self, name: &'static str, value: u64) {
+        self.0.push((name, value));
+    }
+
+    /// The figure of that name.
+    pub fn get(&self, name: &str) -> Option<u64> {
+        self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)
+    }
+
+    /// All figures in a fixed order.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        self.0.iter().copied()
+    }
+}
+
+/// What the handle counts on its way.
+#[derive(Default)]
+pub(crate) struct Counters {
+    reads: AtomicU64,
+    bytes_read: AtomicU64,
+    writes: AtomicU64,
+    bytes_written: AtomicU64,
+}
+
+impl Counters {
+    #[inline]
+    pub fn read(&self, length: usize) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.bytes_read.fetch_add(length as u64, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub fn write(&self, length: usize) {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        self.bytes_written.fetch_add(length as u64, Ordering::Relaxed);
+    }
+
+    pub fn put_into(&self, stats: &mut Stats) {
+        stats.put("reads", self.reads.load(Ordering::Relaxed));
+        stats.put("bytes_read", self.bytes_read.load(Ordering::Relaxed));
+        stats.put("writes", self.writes.load(Ordering::Relaxed));
+        stats.put("bytes_written", self.bytes_written.load(Ordering::Relaxed));
+    }
+}

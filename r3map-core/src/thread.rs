@@ -1,0 +1,80 @@
+//! Threads of the library: named, deaf to signals, and known to be gone in a forked child.
+
+use std::io;
+use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{Builder, JoinHandle};
+
+/// Starts a thread of the library. It blocks every signal, because the languages on top own them, and a
+/// panic in it ends the process: a thread that serves a region must never just be gone.
+pub fn spawn<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'static) -> io::Result<JoinHandle<T>> {
+    // A new thread takes its mask from the one that starts it: block first, so that there is no gap.
+    let mask = SignalMask::block_all();
+    let started = Builder::new().name(name.to_owned()).spawn(move || {
+        let abort = AbortOnUnwind;
+        let value = body();
+        std::mem::forget(abort);
+        value
+    });
+    drop(mask);
+    started
+}
+
+struct AbortOnUnwind;
+
+impl Drop for AbortOnUnwind {
+    fn drop(&mut self) {
+        std::process::abort();
+    }
+}
+
+struct SignalMask(libc::sigset_t);
+
+impl SignalMask {
+    fn block_all() -> SignalMask {
+        // SAFETY: plain calls on sets that live here; sigset_t is a C structure of integers.
+        unsafe {
+            let mut all: libc::sigset_t = std::mem::zeroed();
+            let mut before: libc::sigset_t = std::mem::zeroed();
+            libc::sigfillset(&mut all);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+            SignalMask(before)
+        }
+    }
+}
+
+impl Drop for SignalMask {
+    fn drop(&mut self) {
+        // SAFETY: the set was filled by the same call.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut()) };
+    }
+}
+
+static FORKS: AtomicU64 = AtomicU64::new(0);
+static WATCH: Once = Once::new();
+
+extern "C" fn forked() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Marks the process in which a handle was made. A child made by `fork` without `exec` has none of the
+/// library's threads, so nothing there may wait for them.
+#[derive(Clone, Copy)]
+pub struct Process(u64);
+
+impl Process {
+    /// This process.
+    pub fn current() -> Process {
+        // SAFETY: the handler only adds to an atomic, which is safe after fork.
+        WATCH.call_once(|| unsafe {
+            libc::pthread_atfork(None, None, Some(forked));
+        });
+        Process(FORKS.load(Ordering::Relaxed))
+    }
+
+    /// Whether this is still the process in which the mark was made.
+    #[inline]
+    pub fn is_current(self) -> bool {
+        self.0 == FORKS.load(Ordering::Relaxed)
+    }
+}

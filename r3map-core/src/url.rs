@@ -1,0 +1,227 @@
+//! Locations: URLs of backends, sizes as people write them, and help for the ones mistyped.
+
+use std::path::PathBuf;
+
+use url::Url;
+
+use crate::error::{Code, Error, Result};
+
+/// The schemes this build opens.
+pub const SCHEMES: &[&str] = &["memory", "file", "r3map", "r3map+unix"];
+
+/// A parsed URL of a backend.
+#[derive(Clone, Debug)]
+pub struct Location {
+    url: Url,
+    text: String,
+}
+
+fn invalid(message: String) -> Error {
+    Error::new(Code::InvalidArgument, message)
+}
+
+impl Location {
+    /// Parses a URL; the error says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Location> {
+        let url = Url::parse(text).map_err(|error| match text.split_once(':') {
+            None => invalid(format!("{text:?} is not a URL: it has no scheme; one of {}", SCHEMES.join(" "))),
+            Some(_) => invalid(format!("{text:?} is not a URL: {error}")),
+        })?;
+        if !SCHEMES.contains(&url.scheme()) {
+            return Err(unknown_scheme(url.scheme()));
+        }
+        if url.password().is_some() {
+            return Err(invalid(format!(
+                "a {} URL takes no password: secrets come from options or files",
+                url.scheme()
+            )));
+        }
+        if url.fragment().is_some() {
+            return Err(invalid(format!("{text:?}: a URL of a backend has no #fragment; write %23 for a #")));
+        }
+        Ok(Location { text: text.to_owned(), url })
+    }
+
+    /// The scheme, such as `file`.
+    pub fn scheme(&self) -> &str {
+        self.url.scheme()
+    }
+
+    /// The URL as it was given; it holds no secret.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The host and port, the port being `default` unless it was given.
+    pub fn host_and_port(&self, default: u16) -> Result<(String, u16)> {
+        match self.url.host_str() {
+            Some(host) if !host.is_empty() => {
+                let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+                Ok((host, self.url.port().unwrap_or(default)))
+            }
+            _ => Err(invalid(format!("{}: no host; write {}://HOST:PORT/NAME", self.text, self.scheme()))),
+        }
+    }
+
+    /// The path with its percent signs decoded, for schemes whose path is a file's.
+    pub fn file_path(&self) -> Result<PathBuf> {
+        if self.url.host_str().is_some_and(|host| !host.is_empty()) {
+            return Err(invalid(format!(
+                "{}: {:?} stands where a host would; an absolute path needs three slashes",
+                self.text,
+                self.url.host_str().unwrap_or_default()
+            )));
+        }
+        let path = decode(self.url.path());
+        if !path.starts_with(b"/") || path == b"/" {
+            return Err(invalid(format!("{}: no path; write {}:///PATH", self.text, self.scheme())));
+        }
+        if path.contains(&0) {
+            return Err(invalid(format!("{:?}: a path holds no NUL byte", self.text)));
+        }
+        use std::os::unix::ffi::OsStringExt;
+        Ok(PathBuf::from(std::ffi::OsString::from_vec(path)))
+    }
+
+    /// The path without its first slash, with its percent signs decoded, for schemes whose path is a name.
+    pub fn name(&self) -> Result<String> {
+        let path = decode(self.url.path());
+        String::from_utf8(path.strip_prefix(b"/").unwrap_or(&path).to_vec())
+            .map_err(|_| invalid(format!("{}: the name is not UTF-8", self.text)))
+    }
+
+    /// The parameters after `?`, all of which must be in `known`.
+    pub fn parameters(&self, known: &[&str]) -> Result<Parameters> {
+        let mut pairs: Vec<(String, String)> = Vec::new();
+        for (key, value) in self.url.query_pairs() {
+            if !known.contains(&key.as_ref()) {
+                return Err(invalid(format!(
+                    "{}: unknown parameter {key:?}{}",
+                    self.text,
+                    nearest(&key, known, "takes no parameters")
+                )));
+            }
+            if pairs.iter().any(|(earlier, _)| *earlier == key) {
+                return Err(invalid(format!("{}: parameter {key:?} is given twice", self.text)));
+            }
+            pairs.push((key.into_owned(), value.into_owned()));
+        }
+        Ok(Parameters { text: self.text.clone(), pairs })
+    }
+}
+
+/// The parameters of a URL.
+pub struct Parameters {
+    text: String,
+    pairs: Vec<(String, String)>,
+}
+
+impl Parameters {
+    /// The value of a parameter, if it was given.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.pairs.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+    }
+
+    /// The value of a parameter that is a size.
+    pub fn size(&self, key: &str) -> Result<Option<u64>> {
+        let parse = |value| parse_size(value).map_err(|error| error.context(format!("{}: {key}", self.text)));
+        self.get(key).map(parse).transpose()
+    }
+}
+
+fn decode(text: &str) -> Vec<u8> {
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let digits = bytes.get(at + 1..at + 3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) if bytes[at] == b'%' => {
+                decoded.push(byte);
+                at += 3;
+            }
+            _ => {
+                decoded.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    decoded
+}
+
+/// The error for a scheme that this build does not open.
+pub fn unknown_scheme(scheme: &str) -> Error {
+    invalid(format!("unknown scheme {scheme:?}{}", nearest(scheme, SCHEMES, "")))
+}
+
+/// The end of an error about an unknown word: the known one it is most like, or all of them.
+pub fn nearest(word: &str, known: &[&str], none: &str) -> String {
+    let closest = known.iter().max_by(|a, b| {
+        let (a, b) = (strsim::jaro_winkler(word, a), strsim::jaro_winkler(word, b));
+        a.partial_cmp(&b).unwrap_or(std::cmp::Ordering::Equal)
+    });
+    match closest {
+        None => format!(": it {none}"),
+        Some(closest) if strsim::jaro_winkler(word, closest) > 0.75 => format!("; did you mean {closest:?}?"),
+        Some(_) => format!("; known: {}", known.join(" ")),
+    }
+}
+
+/// Parses a size: bytes as a plain number, or with `KiB`, `MiB`, `GiB` or `TiB` behind it.
+pub fn parse_size(text: &str) -> Result<u64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit {
+        "" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        _ => return Err(invalid(format!("{text:?} is not a size: bytes, or a number with KiB MiB GiB TiB"))),
+    };
+    let number: u64 = number
+        .parse()
+        .map_err(|_| invalid(format!("{text:?} is not a size: bytes, or a number with KiB MiB GiB TiB")))?;
+    number
+        .checked_shl(shift)
+        .filter(|size| size >> shift == number && *size <= i64::MAX as u64)
+        .ok_or_else(|| invalid(format!("{text:?} is too large: the most is 8 EiB less one byte")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_plain_bytes_or_binary_units() {
+        assert_eq!(parse_size("0").unwrap(), 0);
+        assert_eq!(parse_size("12345").unwrap(), 12345);
+        assert_eq!(parse_size("3MiB").unwrap(), 3 << 20);
+        assert_eq!(parse_size("1TiB").unwrap(), 1 << 40);
+        for wrong in ["", "MiB", "-1", "1MB", "1 MiB", "1.5GiB", "99999999999999999999", "8388608TiB", "0x10"] {
+            assert_eq!(parse_size(wrong).unwrap_err().code(), Code::InvalidArgument, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_scheme_or_parameter_is_named_with_the_nearest_known_one() {
+        let error = Location::parse("fiel:///x").unwrap_err();
+        assert_eq!(error.message(), "unknown scheme \"fiel\"; did you mean \"file\"?");
+        let error = Location::parse("memory:?sice=1").unwrap().parameters(&["size"]).err().unwrap();
+        assert_eq!(error.message(), "memory:?sice=1: unknown parameter \"sice\"; did you mean \"size\"?");
+    }
+
+    #[test]
+    fn paths_and_names_are_decoded_and_hosts_read() {
+        let path = |text| Location::parse(text).unwrap().file_path();
+        assert_eq!(path("file:///a%20b/c").unwrap(), PathBuf::from("/a b/c"));
+        assert!(path("file://a/b").unwrap_err().message().contains("three slashes"));
+        assert!(path("file:///a%00b").unwrap_err().message().contains("NUL"));
+        let remote = Location::parse("r3map://127.0.0.1/a/b").unwrap();
+        assert_eq!(remote.host_and_port(7070).unwrap(), ("127.0.0.1".to_owned(), 7070));
+        assert_eq!(remote.name().unwrap(), "a/b");
+        let v6 = Location::parse("r3map://[::1]:5/x").unwrap();
+        assert_eq!(v6.host_and_port(7070).unwrap(), ("::1".to_owned(), 5));
+        assert!(Location::parse("r3map://u:secret@h/x").unwrap_err().message().contains("no password"));
+    }
+}
