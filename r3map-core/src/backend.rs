@@ -37,6 +37,8 @@ pub struct Info {
     pub max_request: u32,
     /// How many requests at once are of use.
     pub concurrency: u32,
+    /// Whether a mount keeps pages here unless told otherwise: backends over a network.
+    pub managed_by_default: bool,
     /// Whether calls run code of a language with a collector or an interpreter lock, so that a page fault
     /// that waited for them could wait for ever: such a backend gives no slice.
     pub managed_runtime: bool,
@@ -54,6 +56,7 @@ impl Info {
             alignment: 1,
             max_request: 32 << 20,
             concurrency: 16,
+            managed_by_default: false,
             managed_runtime: false,
         }
     }
@@ -245,6 +248,11 @@ pub fn perform_on_pool<B: Backend + ?Sized>(backend: Arc<B>, request: Request) {
             _ => Reply::Done,
         }));
     });
+}
+
+/// Runs a job that may wait on a thread of the pool.
+pub(crate) fn run_on_pool(job: impl FnOnce() + Send + 'static) {
+    pool::run(job);
 }
 
 fn later(deadline: Option<Instant>, pause: Duration) -> bool {

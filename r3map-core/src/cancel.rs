@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use crate::error::{Code, Error, Result};
@@ -33,6 +33,16 @@ impl Wakeup {
         // Taking the lock orders this wake-up after the sleeper's last look.
         drop(self.lock.lock().unwrap_or_else(|e| e.into_inner()));
         self.condition.notify_all();
+    }
+
+    fn sleep<'a>(&self, guard: MutexGuard<'a, ()>, deadline: Option<Instant>) -> MutexGuard<'a, ()> {
+        match deadline {
+            None => self.condition.wait(guard).unwrap_or_else(|e| e.into_inner()),
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                self.condition.wait_timeout(guard, left).unwrap_or_else(|e| e.into_inner()).0
+            }
+        }
     }
 }
 
@@ -150,13 +160,7 @@ impl<T> Waiter<T> {
             if let Err(error) = limit.check(what) {
                 break Err(error);
             }
-            guard = match limit.deadline {
-                None => self.slot.wakeup.condition.wait(guard).unwrap_or_else(|e| e.into_inner()),
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    self.slot.wakeup.condition.wait_timeout(guard, left).unwrap_or_else(|e| e.into_inner()).0
-                }
-            };
+            guard = self.slot.wakeup.sleep(guard, limit.deadline);
         };
         // `trigger` wakes with its own list lock free but takes ours: let go of ours first.
         drop(guard);
@@ -170,6 +174,45 @@ impl<T> Notifier<T> {
     pub fn notify(self, value: T) {
         *self.slot.value.lock().unwrap_or_else(|e| e.into_inner()) = Some(value);
         self.slot.wakeup.wake();
+    }
+}
+
+/// Something that changes now and then, for threads that wait until it has changed enough.
+#[derive(Default)]
+pub struct Signal {
+    waiting: AtomicU64,
+    wakeup: Arc<Wakeup>,
+}
+
+impl Signal {
+    /// Lets every waiting thread look again.
+    pub fn signal(&self) {
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.wakeup.wake();
+        }
+    }
+
+    /// Waits within the bound until `look` finds something; it is called again after each signal.
+    pub fn wait<T>(&self, limit: &Limit, what: &str, mut look: impl FnMut() -> Option<T>) -> Result<T> {
+        if let Some(found) = look() {
+            return Ok(found);
+        }
+        let parked = limit.cancel.as_ref().map(|cancel| cancel.park(&self.wakeup));
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let mut guard = self.wakeup.lock.lock().unwrap_or_else(|e| e.into_inner());
+        let outcome = loop {
+            if let Some(found) = look() {
+                break Ok(found);
+            }
+            if let Err(error) = limit.check(what) {
+                break Err(error);
+            }
+            guard = self.wakeup.sleep(guard, limit.deadline);
+        };
+        drop(guard);
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        drop(parked);
+        outcome
     }
 }
 

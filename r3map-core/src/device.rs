@@ -1,16 +1,14 @@
 //! How the kernel shows a region: as a path, a file or a slice of memory.
 //!
-//! A device serves a [`Backend`] (what stands between it and the store is of no concern to it), one file a
+//! A device serves a [`Backend`](crate::Backend) (what stands between it and the store is of no concern to it), one file a
 //! kind. It is attached at the first call that needs it and kept until the mount closes.
 
 use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::Backend;
 use crate::cancel::Limit;
 use crate::error::{Code, Error, Result};
 
@@ -139,13 +137,4 @@ pub fn cannot_give(kind: Kind, view: View) -> Error {
         Code::Unsupported,
         format!("a {kind} device gives no {view}, and a mount keeps the device it has: open it with device={able}"),
     )
-}
-
-/// Attaches a device of that kind to a backend.
-pub(crate) fn attach(kind: Kind, region: Arc<dyn Backend>, how: &Attach) -> Result<Arc<dyn Device>> {
-    match kind {
-        Kind::Nbd => nbd::attach(region, how),
-        Kind::Fuse => fuse::attach(region, how),
-        Kind::Userfaultfd => Err(Error::new(Code::Internal, "userfaultfd is attached to a paged region")),
-    }
 }

@@ -13,12 +13,19 @@ use crate::backend::{self, Backend, BackendOptions, Info, Operation, Request};
 use crate::cancel::{Cancel, Limit};
 use crate::device::{self, Attach, Device, Kind, View, cannot_give};
 use crate::error::{Code, Error, Result};
+use crate::event::{Event, Events};
 use crate::gate::Gate;
-use crate::options::{DeviceChoice, Mode, MountOptions};
+use crate::mount::direct::Direct;
+use crate::mount::managed::Managed;
+use crate::options::{DeviceChoice, Mode, MountOptions, Pull};
 use crate::stats::{Counters, Stats};
 use crate::thread::Process;
 
+mod cache;
 pub mod direct;
+pub mod managed;
+mod puller;
+mod pusher;
 
 /// A mounted region. Clones are the same mount; every method may be called from any thread.
 #[derive(Clone)]
@@ -33,8 +40,15 @@ struct Inner {
     options: MountOptions,
     gate: Gate,
     counters: Counters,
+    events: Arc<Events>,
     /// What devices and handle read and write.
     region: Arc<dyn Backend>,
+    /// The same, where pages are kept here.
+    managed: Option<Arc<Managed>>,
+    /// What a slice's own pages are kept over: a push that failed stays there and is no lost write.
+    below: Arc<dyn Backend>,
+    /// The pages of a slice that keeps its own: of a direct mount, or over a cache in a file.
+    sliced: OnceCell<Arc<Managed>>,
     device: OnceCell<Arc<dyn Device>>,
 }
 
@@ -48,11 +62,34 @@ impl Mount {
     pub fn open(backend: Arc<dyn Backend>, options: MountOptions) -> Result<Mount> {
         options.check()?;
         let info = backend.info().clone();
-        if options.mode == Mode::Managed || options.cache.is_some() || options.offline {
-            return Err(Error::new(Code::Unsupported, "managed mounts are not built yet: use mode=direct"));
+        let is_managed = match options.mode {
+            Mode::Auto => info.managed_by_default || options.cache.is_some(),
+            Mode::Managed => true,
+            Mode::Direct => false,
+        };
+        if options.offline {
+            return Err(Error::new(Code::Unsupported, "offline: a cache cannot be resumed yet"));
         }
-        let region = Arc::new(direct::Direct::new(backend, options.read_only));
-        let info = Info { read_only: region.info().read_only, ..info };
+        if options.cache.is_some() && !is_managed {
+            return Err(Error::new(Code::InvalidArgument, "cache: a direct mount keeps nothing: use mode=managed"));
+        }
+        let events = Arc::new(Events::default());
+        let info = Info { read_only: info.read_only || options.read_only, ..info };
+        let info = Info { chunk_size: options.chunk_size.unwrap_or(info.chunk_size), ..info };
+        let managed = match is_managed {
+            false => None,
+            true => {
+                let store = cache::open(options.cache.as_deref(), info.size)?;
+                Some(Arc::new(Managed::new(backend.clone(), store, events.clone(), &options)?))
+            }
+        };
+        let (region, below): (Arc<dyn Backend>, Arc<dyn Backend>) = match &managed {
+            Some(managed) => {
+                managed.start()?;
+                (managed.clone(), managed.clone())
+            }
+            None => (Arc::new(Direct::new(backend.clone(), options.read_only)), backend),
+        };
         Ok(Mount {
             inner: Arc::new(Inner {
                 process: Process::current(),
@@ -60,7 +97,11 @@ impl Mount {
                 options,
                 gate: Gate::default(),
                 counters: Counters::default(),
+                events,
                 region,
+                managed,
+                below,
+                sliced: OnceCell::new(),
                 device: OnceCell::new(),
             }),
             cancel: None,
@@ -137,25 +178,54 @@ impl Mount {
     /// Makes a range resident, or fails with what prevents it.
     pub fn pull(&self, offset: u64, length: u64) -> Result<()> {
         let inner = self.enter()?;
+        let _inside = inner.gate.enter()?;
         inner.info.check(offset, length)?;
-        inner.check_resident("pull")
+        match inner.kept() {
+            Some(kept) => kept.pull(offset, length, &self.limit()),
+            None => inner.check_resident("pull"),
+        }
     }
 
     /// Asks for a range and returns at once.
     pub fn prefetch(&self, offset: u64, length: u64) -> Result<()> {
         let inner = self.enter()?;
+        let _inside = inner.gate.enter()?;
         inner.info.check(offset, length)?;
-        inner.check_resident("prefetch")
+        match inner.kept() {
+            Some(kept) => Ok(kept.prefetch(offset, length)),
+            None => inner.check_resident("prefetch"),
+        }
     }
 
-    /// The parts of a range that are not here, in bytes and order.
+    /// The parts of a range that are not here, in bytes and order. A direct mount of a remote backend keeps
+    /// nothing, so that all of it is missing; of a local one nothing ever is.
     pub fn missing(&self, offset: u64, length: u64) -> Result<Vec<Range<u64>>> {
         let inner = self.enter()?;
+        let _inside = inner.gate.enter()?;
         inner.info.check(offset, length)?;
-        if inner.info.local || length == 0 {
-            return Ok(Vec::new());
+        Ok(match inner.kept() {
+            Some(kept) => kept.missing(offset, length),
+            None if inner.info.local || length == 0 => Vec::new(),
+            None => std::iter::once(offset..offset + length).collect(),
+        })
+    }
+
+    /// Waits until that share of the region, 0 to 1, is here, for at most `timeout` (zero: for ever). Asks for
+    /// nothing by itself: with `pull=demand` it may never come.
+    pub fn wait_local(&self, share: f64, timeout: Duration) -> Result<()> {
+        let inner = self.enter()?;
+        let limit = Limit::within(timeout).with_cancel(self.cancel.clone());
+        match inner.kept() {
+            Some(kept) => kept.wait_local(share, &limit),
+            None => inner.check_resident("wait_local"),
         }
-        Ok(vec![offset..offset + length])
+    }
+
+    /// The first event whose sequence number is more than `after` (0 for the first of all), waiting for it at
+    /// most `timeout` (zero: for ever).
+    pub fn next(&self, after: u64, timeout: Duration) -> Result<Event> {
+        let inner = self.enter()?;
+        inner.events.next(after, &Limit::within(timeout).with_cancel(self.cancel.clone()))
     }
 
     /// A path of the region for other programs: a block device with nbd, a regular file with fuse.
@@ -181,6 +251,9 @@ impl Mount {
         let mut stats = Stats::default();
         stats.put("size", inner.info.size);
         inner.counters.put_into(&mut stats);
+        if let Some(kept) = inner.kept() {
+            kept.put_into(&mut stats);
+        }
         Ok(stats)
     }
 
@@ -237,6 +310,11 @@ impl Inner {
             return Err(Error::new(Code::ReadOnly, format!("{} is mounted read-only", self.info.name)));
         }
         Ok(())
+    }
+
+    /// The pages kept here that the app sees, if any are.
+    fn kept(&self) -> Option<&Arc<Managed>> {
+        self.sliced.get().or(self.managed.as_ref())
     }
 
     fn check_resident(&self, what: &str) -> Result<()> {
@@ -300,7 +378,32 @@ impl Inner {
             read_ahead: self.options.read_ahead,
             deadline: self.options.deadline,
         };
-        device::attach(kind, self.region.clone(), &how)
+        match kind {
+            Kind::Nbd => device::nbd::attach(self.region.clone(), &how),
+            Kind::Fuse => device::fuse::attach(self.region.clone(), &how),
+            Kind::Userfaultfd => {
+                let user_mode = self.options.device == DeviceChoice::UserfaultfdUserMode;
+                device::userfaultfd::attach(self.pages_of_slice()?.clone(), user_mode, &how)
+            }
+        }
+    }
+
+    /// The pages behind a slice of userfaultfd: the mount's own where they are kept in memory, else pages of
+    /// its own over what the mount has.
+    fn pages_of_slice(&self) -> Result<&Arc<Managed>> {
+        if let (Some(managed), None) = (&self.managed, &self.options.cache) {
+            return Ok(managed);
+        }
+        self.sliced.get_or_try_init(|| {
+            let quiet = MountOptions {
+                pull: Pull::Demand,
+                push_interval: Duration::ZERO,
+                read_only: self.info.read_only,
+                ..self.options.clone()
+            };
+            let store = cache::open(None, self.info.size)?;
+            Ok(Arc::new(Managed::new(self.below.clone(), store, self.events.clone(), &quiet)?))
+        })
     }
 
     fn detach(&self) -> Result<()> {

@@ -1,6 +1,10 @@
 //! Figures that a mount keeps of itself.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::cancel::Signal;
+use crate::error::Error;
 
 /// Named figures at one moment. Names are stable; new ones may appear.
 #[derive(Clone, Debug, Default)]
@@ -50,5 +54,47 @@ impl Counters {
         stats.put("bytes_read", self.bytes_read.load(Ordering::Relaxed));
         stats.put("writes", self.writes.load(Ordering::Relaxed));
         stats.put("bytes_written", self.bytes_written.load(Ordering::Relaxed));
+    }
+}
+
+/// A figure that only grows.
+#[derive(Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    #[inline]
+    pub fn add(&self, value: u64) {
+        self.0.fetch_add(value, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What a region that keeps pages counts.
+#[derive(Default)]
+pub(crate) struct Figures {
+    /// Bytes that came from the backend; zeroes that came as a bit are not counted.
+    pub pulled: Counter,
+    /// Bytes that the backend acknowledged.
+    pub pushed: Counter,
+    /// Page faults served.
+    pub faults: Counter,
+    failures: Mutex<(u64, Option<Error>)>,
+    /// Signalled whenever a fetch has landed.
+    pub landed: Signal,
+}
+
+impl Figures {
+    /// Notes a fetch that failed.
+    pub fn fetch_failed(&self, error: &Error) {
+        let mut failures = self.failures.lock().unwrap_or_else(|e| e.into_inner());
+        *failures = (failures.0 + 1, Some(error.clone()));
+    }
+
+    /// How many fetches failed, and why the last did.
+    pub fn fetch_failures(&self) -> (u64, Option<Error>) {
+        self.failures.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 }

@@ -57,6 +57,15 @@ extern "C" fn forked() {
     FORKS.fetch_add(1, Ordering::Relaxed);
 }
 
+/// Makes this thread yield to threads that serve the app: for bulk work.
+pub fn as_batch() {
+    // SAFETY: a plain call on this thread with a parameter that lives here. Without it all works, but slower.
+    unsafe {
+        let parameter: libc::sched_param = std::mem::zeroed();
+        libc::sched_setscheduler(0, libc::SCHED_BATCH, &parameter);
+    }
+}
+
 /// Marks the process in which a handle was made. A child made by `fork` without `exec` has none of the
 /// library's threads, so nothing there may wait for them.
 #[derive(Clone, Copy)]

@@ -1,0 +1,252 @@
+//! The managed way: pages are kept here, pulled and pushed by policy. A slice of userfaultfd is always one of
+//! these, in a direct mount without anything in the background.
+
+use std::fs::File;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::backend::{self, Backend, Completion, Info, Operation, Reply, Request};
+use crate::buffer::Buffer;
+use crate::cancel::{Limit, Waiter};
+use crate::error::{Code, Error, Result};
+use crate::event::Events;
+use crate::mount::puller::Puller;
+use crate::mount::pusher::Pusher;
+use crate::options::MountOptions;
+use crate::page::{PAGE, Set};
+use crate::region::{Ahead, Region, Wait};
+use crate::stats::Stats;
+
+/// How much a blocking pull asks for at once.
+const PIECE: u64 = (4 << 20) / PAGE;
+
+/// A region kept here over its backend.
+pub struct Managed {
+    info: Info,
+    region: Arc<Region>,
+    puller: Arc<Puller>,
+    pusher: Arc<Pusher>,
+    ahead: Ahead,
+}
+
+impl Managed {
+    /// Keeps the pages of `backend` in `store`, a file of holes as long as its pages. Nothing is pulled or
+    /// pushed in the background until [`start`](Managed::start).
+    pub(crate) fn new(
+        backend: Arc<dyn Backend>,
+        store: File,
+        events: Arc<Events>,
+        options: &MountOptions,
+    ) -> Result<Managed> {
+        let info = backend.info().clone();
+        let read_only = options.read_only || info.read_only;
+        let region = Arc::new(Region::new(backend, store, options.chunk_size)?);
+        let puller = Arc::new(Puller::new(region.clone(), events.clone(), options));
+        let pusher = Arc::new(Pusher::new(region.clone(), events, options));
+        let ahead: Ahead = {
+            let puller = puller.clone();
+            Arc::new(move |page| puller.missed(page))
+        };
+        Ok(Managed { info: Info { read_only, ..info }, region, puller, pusher, ahead })
+    }
+
+    /// Starts what runs in the background.
+    pub fn start(&self) -> Result<()> {
+        self.puller.start()?;
+        if self.info.read_only { Ok(()) } else { self.pusher.start() }
+    }
+
+    /// Ends what runs in the background.
+    pub fn stop(&self) {
+        self.puller.stop();
+        self.pusher.stop();
+    }
+
+    /// The pages kept here.
+    pub fn pages(&self) -> &Arc<Region> {
+        &self.region
+    }
+
+    /// Asks for a page that a mapping was touched at; `landed` looks again.
+    pub fn demand(&self, page: u64, landed: impl FnOnce(Result<()>) + Send + 'static) {
+        let want = self.puller.missed(page);
+        self.region.demand(page, want, self.deadline(), Box::new(landed));
+    }
+
+    /// A page that was missed is filled already: fetches what a sequential reader will miss next.
+    pub fn filled(&self, page: u64) {
+        if let Some(ahead) = self.puller.sequential(page) {
+            self.region.fetch(page + 1..page + 1 + ahead, self.deadline());
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.puller.deadline()
+    }
+
+    /// Pushes what is dirty now and waits until the backend has it; it may not be durable there yet.
+    pub fn push_all(&self, limit: &Limit) -> Result<()> {
+        if self.info.read_only { Ok(()) } else { self.pusher.push_all(limit) }
+    }
+
+    /// Makes a range resident.
+    pub fn pull(self: &Arc<Self>, offset: u64, length: u64, limit: &Limit) -> Result<()> {
+        let pages = self.region.pages_of(offset, length);
+        let mut ahead = pages.start;
+        let mut at = pages.start;
+        while let Some(missing) = self.region.states().next_run(at..pages.end, Set::LOCAL.complement()) {
+            at = missing.start;
+            limit.check("pull")?;
+            // Some pieces ahead of the one waited for are under way.
+            while ahead < pages.end && ahead < at + 4 * PIECE {
+                self.region.fetch(ahead..(ahead + PIECE).min(pages.end), limit.deadline);
+                ahead += PIECE;
+            }
+            let (waiter, notifier) = Waiter::new();
+            let want = crate::region::Want { pages: at..at + 1, again: false };
+            self.region.demand(at, want, limit.deadline, Box::new(move |landed| notifier.notify(landed)));
+            waiter.wait(limit, "pull")??;
+            self.region.settled(at);
+        }
+        Ok(())
+    }
+
+    /// Asks for a range and returns.
+    pub fn prefetch(&self, offset: u64, length: u64) {
+        self.region.fetch(self.region.pages_of(offset, length), self.deadline());
+    }
+
+    /// The parts of a range that are not here.
+    pub fn missing(&self, offset: u64, length: u64) -> Vec<Range<u64>> {
+        let pages = self.region.pages_of(offset, length);
+        let mut missing = Vec::new();
+        let mut at = pages.start;
+        while let Some(run) = self.region.states().next_run(at..pages.end, Set::MISSING) {
+            at = run.end;
+            missing.push((run.start * PAGE).max(offset)..(run.end * PAGE).min(offset + length));
+        }
+        missing
+    }
+
+    /// Waits until that share of the region (0 to 1) is here; asks for nothing by itself.
+    pub fn wait_local(&self, share: f64, limit: &Limit) -> Result<()> {
+        let wanted = (share.clamp(0.0, 1.0) * self.info.size as f64).ceil() as u64;
+        let enough = || (self.region.local_bytes() >= wanted).then_some(());
+        self.region.figures.landed.wait(limit, "wait for the region to be local", enough)
+    }
+
+    /// Adds the figures of the kept pages.
+    pub fn put_into(&self, stats: &mut Stats) {
+        stats.put("local_bytes", self.region.local_bytes());
+        stats.put("dirty_bytes", self.region.dirty_bytes());
+        stats.put("pulled_bytes", self.region.figures.pulled.get());
+        stats.put("pushed_bytes", self.region.figures.pushed.get());
+        stats.put("faults", self.region.figures.faults.get());
+    }
+
+    fn check_write(&self) -> Result<()> {
+        if self.info.read_only {
+            return Err(Error::new(Code::ReadOnly, format!("{} is open read-only", self.info.name)));
+        }
+        Ok(())
+    }
+
+    fn waiter(&self) -> (Waiter<Result<Reply>>, Wait) {
+        let (waiter, notifier) = Waiter::new();
+        let completion = Completion::new(move |outcome| notifier.notify(outcome));
+        (waiter, Wait { completion, deadline: self.deadline() })
+    }
+
+    fn limit(&self) -> Limit {
+        Limit { deadline: self.deadline(), cancel: None }
+    }
+
+    fn sync_within(&self, limit: &Limit) -> Result<()> {
+        if self.info.read_only {
+            return Ok(());
+        }
+        self.push_all(limit)?;
+        backend::call(self.region.backend(), Operation::Sync, limit, "sync").map(drop)
+    }
+}
+
+impl Backend for Managed {
+    fn info(&self) -> &Info {
+        &self.info
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        if let Some(outcome) = self.region.try_read(buffer, offset) {
+            return outcome;
+        }
+        let (waiter, wait) = self.waiter();
+        self.region.read(Buffer::new(buffer.len()), offset, wait, self.ahead.clone());
+        match waiter.wait(&self.limit(), "read")?? {
+            Reply::Data(data) => buffer.copy_from_slice(&data),
+            _ => return Err(backend::short_reply(&self.info)),
+        }
+        Ok(())
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        self.check_write()?;
+        if let Some(outcome) = self.region.try_write(data, offset) {
+            return outcome;
+        }
+        let (waiter, wait) = self.waiter();
+        self.region.write(Buffer::copy_of(data), offset, wait, self.ahead.clone());
+        waiter.wait(&self.limit(), "write")?.map(drop)
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.sync_within(&self.limit())
+    }
+
+    fn try_read_at(&self, buffer: &mut [u8], offset: u64) -> Option<Result<()>> {
+        self.region.try_read(buffer, offset)
+    }
+
+    fn try_write_at(&self, data: &[u8], offset: u64) -> Option<Result<()>> {
+        match self.check_write() {
+            Ok(()) => self.region.try_write(data, offset),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    fn submit(self: Arc<Self>, request: Request) {
+        let Request { operation, deadline, completion, .. } = request;
+        let read_only = match operation {
+            Operation::Write { .. } | Operation::Zero { .. } => self.check_write(),
+            _ => Ok(()),
+        };
+        if let Err(error) = read_only {
+            return completion.complete(Err(error));
+        }
+        let ahead = self.ahead.clone();
+        let wait = Wait { completion, deadline };
+        match operation {
+            Operation::Read { offset, buffer } => self.region.read(buffer, offset, wait, ahead),
+            Operation::Write { offset, data } => self.region.write(data, offset, wait, ahead),
+            Operation::Zero { offset, length } => self.region.zero(offset, length, wait, ahead),
+            Operation::Sync => {
+                // Pushing waits, and whoever submits must not.
+                backend::run_on_pool(move || {
+                    let limit = Limit { deadline: wait.deadline, cancel: None };
+                    wait.completion.complete(self.sync_within(&limit).map(|()| Reply::Done));
+                });
+            }
+        }
+    }
+
+    fn close(&self) -> Result<()> {
+        self.stop();
+        self.region.backend().close()
+    }
+}
+
+impl Drop for Managed {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,717 @@
+//! The part of a region that is kept here: its pages, their states, and what is under way between them and
+//! the backend.
+//!
+//! Nothing here decides what to fetch or push when: that is the puller's and the pusher's. A read or write
+//! that finds its pages here takes no lock and no allocation; one that does not is parked in the fetch that
+//! brings them and tried again when that has landed.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::time::{Duration, Instant};
+
+use crate::backend::memory::punch;
+use crate::backend::{Backend, Completion, Info, Operation, Priority, Reply, Request, short_reply};
+use crate::buffer::Buffer;
+use crate::error::{Code, Error, Result};
+use crate::page::{Change, PAGE, PageStates, Set, State};
+use crate::region::push::Pushes;
+use crate::stats::Figures;
+
+pub mod push;
+
+/// The most pages one request moves: 32 MiB, as long as a request may be.
+const LONGEST_FETCH: u64 = (32 << 20) / PAGE;
+/// What a demand asks for again when bulk already has it under way: 64 KiB.
+const ASKED_AGAIN: u64 = (64 << 10) / PAGE;
+
+/// A mapping of the kept pages whose faults are served by a device.
+pub trait Window: Send + Sync {
+    /// Stores whole pages (the region's last may be short) where none are, opens them and wakes who waits.
+    fn install(&self, offset: u64, bytes: &[u8]) -> Result<()>;
+
+    /// Tells of every run of pages written through the mapping since it was last asked, and re-arms them
+    /// first, so that a write after that is told the next time. Only looks at these pages.
+    fn collect(&self, pages: Range<u64>, written: &mut dyn FnMut(Range<u64>)) -> Result<()>;
+}
+
+/// Called once when a fetch has landed; it looks again at what it waited for.
+type Waiting = Box<dyn FnOnce(Result<()>) + Send>;
+
+/// A request for a run of pages that is under way.
+struct Fetch {
+    pages: Range<u64>,
+    priority: Priority,
+    /// Pages that a writer overtook: what the request brings for them is old.
+    lost: Vec<Range<u64>>,
+    waiting: Vec<Waiting>,
+}
+
+/// A fetch by its first page and its number.
+type Key = (u64, u64);
+
+/// Fetches under way.
+#[derive(Default)]
+struct Fetches {
+    next: u64,
+    by_page: BTreeMap<Key, Fetch>,
+}
+
+impl Fetches {
+    fn start(&mut self, pages: Range<u64>, priority: Priority) -> Key {
+        self.next += 1;
+        let key = (pages.start, self.next);
+        self.by_page.insert(key, Fetch { pages, priority, lost: Vec::new(), waiting: Vec::new() });
+        key
+    }
+
+    /// Every fetch under way that brings some page of the range.
+    fn covering(&mut self, pages: Range<u64>) -> impl Iterator<Item = (&Key, &mut Fetch)> {
+        let first = (pages.start.saturating_sub(LONGEST_FETCH), 0);
+        self.by_page.range_mut(first..(pages.end, 0)).filter(move |(_, fetch)| fetch.pages.end > pages.start)
+    }
+}
+
+/// The kept part of a region over its backend.
+pub struct Region {
+    info: Info,
+    backend: Arc<dyn Backend>,
+    /// Holds the bytes of pages in a stored state; a hole elsewhere.
+    store: File,
+    states: PageStates,
+    fetches: Mutex<Fetches>,
+    window: RwLock<Option<Arc<dyn Window>>>,
+    /// Bytes of bulk fetches under way.
+    bulk: AtomicU64,
+    pushes: Pushes,
+    /// What moved and why.
+    pub(crate) figures: Figures,
+}
+
+const FETCH: Change = Change::of(&[(State::Absent, State::Fetching)]);
+const LAND: Change = Change::of(&[(State::Fetching, State::Filling)]);
+const FILLED: Change = Change::of(&[(State::Filling, State::Clean)]);
+const FILLED_ZERO: Change = Change::of(&[(State::Filling, State::Zero)]);
+const FILLED_DIRTY: Change = Change::of(&[(State::Filling, State::Dirty)]);
+const UNFILLED: Change = Change::of(&[(State::Filling, State::Absent)]);
+const GIVE_UP: Change = Change::of(&[(State::Fetching, State::Absent)]);
+const FETCH_AGAIN: Change = Change::of(&[(State::Filling, State::Fetching)]);
+/// A write to stored bytes, after the bytes.
+const WRITTEN: Change =
+    Change::of(&[(State::Clean, State::Dirty), (State::Pushing, State::Redirtied), (State::Evicting, State::Dirty)]);
+/// What a writer may take for itself when it brings the whole page.
+const TAKE_WHOLE: Set = Set::of(&[State::Absent, State::Fetching, State::Zero, State::ZeroDirty]);
+/// Trims that need no bytes touched, and those that do.
+const TRIM: Change = Change::of(&[
+    (State::Absent, State::ZeroDirty),
+    (State::Fetching, State::ZeroDirty),
+    (State::Zero, State::ZeroDirty),
+    (State::Clean, State::Filling),
+    (State::Dirty, State::Filling),
+]);
+const TRIMMED: Change = Change::of(&[(State::Filling, State::ZeroDirty)]);
+
+impl Region {
+    /// A region over `backend` of which nothing is here yet, to be kept in `store`, a file of holes, and fetched
+    /// in chunks of `chunk_size` bytes if given, else of the backend's.
+    pub fn new(backend: Arc<dyn Backend>, store: File, chunk_size: Option<u32>) -> Result<Region> {
+        let info = backend.info().clone();
+        let info = Info { chunk_size: chunk_size.unwrap_or(info.chunk_size), ..info };
+        if u64::from(info.alignment) > PAGE {
+            let message = format!(
+                "{}: requests must be multiples of {} bytes, and pages of 4096 are kept here: use mode=direct",
+                info.name, info.alignment
+            );
+            return Err(Error::new(Code::Unsupported, message));
+        }
+        let states = PageStates::new(info.size.div_ceil(PAGE))?;
+        Ok(Region {
+            info,
+            backend,
+            store,
+            states,
+            fetches: Mutex::default(),
+            window: RwLock::default(),
+            bulk: AtomicU64::new(0),
+            pushes: Pushes::default(),
+            figures: Figures::default(),
+        })
+    }
+
+    /// What the region is: its backend's word.
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// Where the bytes live.
+    pub fn backend(&self) -> &Arc<dyn Backend> {
+        &self.backend
+    }
+
+    /// The file that keeps the pages.
+    pub fn store(&self) -> &File {
+        &self.store
+    }
+
+    /// The states of the pages.
+    pub fn states(&self) -> &PageStates {
+        &self.states
+    }
+
+    /// From now on pages are installed through this mapping, or through none.
+    pub fn set_window(&self, window: Option<Arc<dyn Window>>) {
+        *self.window.write().unwrap_or_else(|e| e.into_inner()) = window;
+    }
+
+    fn window(&self) -> Option<Arc<dyn Window>> {
+        self.window.read().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// The pages that a range of bytes touches.
+    pub fn pages_of(&self, offset: u64, length: u64) -> Range<u64> {
+        offset / PAGE..(offset + length).div_ceil(PAGE)
+    }
+
+    /// The bytes of a run of pages, cut at the region's end.
+    pub fn bytes_of(&self, pages: &Range<u64>) -> Range<u64> {
+        pages.start * PAGE..(pages.end * PAGE).min(self.info.size)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Fetches> {
+        self.fetches.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// The state of a page once nobody is filling it; filling never waits for anything remote.
+    pub fn settled(&self, page: u64) -> State {
+        let mut looks = 0u32;
+        loop {
+            match self.states.get(page) {
+                State::Filling if looks < 100 => std::hint::spin_loop(),
+                State::Filling if looks < 200 => std::thread::yield_now(),
+                State::Filling => std::thread::sleep(Duration::from_micros(50)),
+                state => return state,
+            }
+            looks += 1;
+        }
+    }
+
+    /// Reads if all of it is here.
+    pub fn try_read(&self, buffer: &mut [u8], offset: u64) -> Option<Result<()>> {
+        let pages = self.pages_of(offset, buffer.len() as u64);
+        if self.states.all(pages.clone(), Set::STORED) {
+            return Some(self.read_store(buffer, offset));
+        }
+        let mut page = pages.start;
+        while page < pages.end {
+            let state = self.settled(page);
+            let set = if Set::ZERO.has(state) { Set::ZERO } else { Set::STORED };
+            if !set.has(state) {
+                return None;
+            }
+            let run = self.states.next_run(page..pages.end, set).filter(|run| run.start == page);
+            let Some(run) = run else { continue };
+            let start = (run.start * PAGE).max(offset);
+            let end = (run.end * PAGE).min(offset + buffer.len() as u64);
+            let part = &mut buffer[(start - offset) as usize..(end - offset) as usize];
+            if set == Set::ZERO {
+                part.fill(0);
+            } else if let Err(error) = self.read_store(part, start) {
+                return Some(Err(error));
+            }
+            page = run.end;
+        }
+        Some(Ok(()))
+    }
+
+    fn read_store(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        let read = self.store.read_exact_at(buffer, offset);
+        read.map_err(|error| Error::io(format!("{}: read {} kept bytes", self.info.name, buffer.len()), error))
+    }
+
+    fn write_store(&self, data: &[u8], offset: u64) -> Result<()> {
+        let write = self.store.write_all_at(data, offset);
+        write.map_err(|error| Error::io(format!("{}: keep {} bytes", self.info.name, data.len()), error))
+    }
+
+    /// Stores bytes of pages that this thread is filling.
+    fn fill(&self, data: &[u8], offset: u64) -> Result<()> {
+        match self.window() {
+            Some(window) => window.install(offset, data),
+            None => self.write_store(data, offset),
+        }
+    }
+
+    /// Reads, bringing what is missing first. `ahead` says what to fetch for a miss at a page.
+    pub fn read(self: &Arc<Self>, mut buffer: Buffer, offset: u64, wait: Wait, ahead: Ahead) {
+        match self.try_read(&mut buffer, offset) {
+            Some(outcome) => wait.completion.complete(outcome.map(|()| Reply::Data(buffer))),
+            None => {
+                let pages = self.pages_of(offset, buffer.len() as u64);
+                self.bring(pages, wait, ahead, move |region, wait, ahead| region.read(buffer, offset, wait, ahead));
+            }
+        }
+    }
+
+    /// Writes if that needs nothing brought first: `None` when a page written in part is not here.
+    pub fn try_write(&self, data: &[u8], offset: u64) -> Option<Result<()>> {
+        let end = offset + data.len() as u64;
+        let missing_edge = self.partial_edges(offset, end).any(|page| Set::MISSING.has(self.settled(page)));
+        if missing_edge {
+            return None;
+        }
+        let mut at = offset;
+        while at < end {
+            let page = at / PAGE;
+            let state = self.settled(page);
+            let wrote = if Set::STORED.has(state) {
+                self.write_stored(data, offset, at)
+            } else {
+                self.write_fresh(data, offset, at, state)
+            };
+            match wrote {
+                Ok(Some(next)) => at = next,
+                // The page changed under us, or an edge went missing: look again.
+                Ok(None) if Set::MISSING.has(state) && self.is_edge(page, offset, end) => return None,
+                Ok(None) => {}
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        Some(Ok(()))
+    }
+
+    /// Writes the longest run of stored pages from `at` and says where it ends; `None` to look again.
+    fn write_stored(&self, data: &[u8], offset: u64, at: u64) -> Result<Option<u64>> {
+        let end = offset + data.len() as u64;
+        let pages = at / PAGE..end.div_ceil(PAGE);
+        let Some(run) = self.states.next_run(pages.clone(), Set::STORED).filter(|run| run.start == pages.start) else {
+            return Ok(None);
+        };
+        let until = end.min(run.end * PAGE);
+        self.write_store(&data[(at - offset) as usize..(until - offset) as usize], at)?;
+        // After the bytes, before anybody is told. A trim that came between is settled by writing again.
+        self.states.change(run.clone(), &WRITTEN, |_, _, _| {});
+        const MARKED: Set = Set::of(&[State::Dirty, State::Redirtied]);
+        if self.states.all(run, MARKED) { Ok(Some(until)) } else { Ok(None) }
+    }
+
+    /// Writes one page that has no bytes here, if it can be had without its old bytes.
+    fn write_fresh(&self, data: &[u8], offset: u64, at: u64, state: State) -> Result<Option<u64>> {
+        let page = at / PAGE;
+        let end = offset + data.len() as u64;
+        let (begin, until) = (at - page * PAGE, end.min((page + 1) * PAGE));
+        let bytes = self.bytes_of(&(page..page + 1));
+        let whole = begin == 0 && until == bytes.end;
+        let after = if state == State::ZeroPushing { State::Redirtied } else { State::Dirty };
+        if !(Set::ZERO.has(state) || whole && TAKE_WHOLE.has(state)) {
+            return Ok(None);
+        }
+        // The caller's bytes may themselves lie behind a fault that waits for this page: copy them before.
+        let mut content = Buffer::new((bytes.end - bytes.start) as usize);
+        if !whole {
+            content.fill(0);
+        }
+        content[begin as usize..(until - page * PAGE) as usize]
+            .copy_from_slice(&data[(at - offset) as usize..(until - offset) as usize]);
+        if !self.states.step(page, state, State::Filling) {
+            return Ok(None);
+        }
+        if state == State::Fetching {
+            self.lose(page..page + 1);
+        }
+        let filled = self.fill(&content, bytes.start);
+        self.states.step(page, State::Filling, if filled.is_ok() { after } else { state_after_failure(state) });
+        filled.map(|()| Some(until))
+    }
+
+    fn partial_edges(&self, offset: u64, end: u64) -> impl Iterator<Item = u64> + '_ {
+        let first = (offset % PAGE != 0).then_some(offset / PAGE);
+        let last = (end % PAGE != 0 && end != self.info.size).then_some(end / PAGE);
+        first.into_iter().chain(last).filter(move |_| end > offset)
+    }
+
+    fn is_edge(&self, page: u64, offset: u64, end: u64) -> bool {
+        self.partial_edges(offset, end).any(|edge| edge == page)
+    }
+
+    /// Writes, bringing the pages written in part first.
+    pub fn write(self: &Arc<Self>, data: Buffer, offset: u64, wait: Wait, ahead: Ahead) {
+        match self.try_write(&data, offset) {
+            Some(outcome) => wait.completion.complete(outcome.map(|()| Reply::Done)),
+            None => {
+                let end = offset + data.len() as u64;
+                let edge = self.partial_edges(offset, end).find(|page| Set::MISSING.has(self.states.get(*page)));
+                let page = edge.unwrap_or(offset / PAGE);
+                self.bring(page..page + 1, wait, ahead, move |region, wait, ahead| {
+                    region.write(data, offset, wait, ahead)
+                });
+            }
+        }
+    }
+
+    /// Makes a range zero, bringing the pages zeroed in part first.
+    pub fn zero(self: &Arc<Self>, offset: u64, length: u64, wait: Wait, ahead: Ahead) {
+        let end = offset + length;
+        let whole = offset.div_ceil(PAGE)..if end == self.info.size { end.div_ceil(PAGE) } else { end / PAGE };
+        if whole.start >= whole.end {
+            return self.write(Buffer::zeroed(length as usize), offset, wait, ahead);
+        }
+        let (head, tail) = (whole.start * PAGE - offset, end.saturating_sub(whole.end * PAGE));
+        if let Err(error) = self.trim(whole.clone()) {
+            return wait.completion.complete(Err(error));
+        }
+        // The pages at the edges are written like any bytes, one after the other.
+        let Wait { completion, deadline } = wait;
+        let region = self.clone();
+        let ahead_of_tail = ahead.clone();
+        let rest = Completion::new(move |outcome| match outcome {
+            Ok(_) if tail > 0 => {
+                let wait = Wait { completion, deadline };
+                region.write(Buffer::zeroed(tail as usize), whole.end * PAGE, wait, ahead_of_tail)
+            }
+            outcome => completion.complete(outcome),
+        });
+        match head {
+            0 => rest.complete(Ok(Reply::Done)),
+            head => self.write(Buffer::zeroed(head as usize), offset, Wait { completion: rest, deadline }, ahead),
+        }
+    }
+
+    /// Makes whole pages zero without moving bytes.
+    fn trim(&self, pages: Range<u64>) -> Result<()> {
+        let mut outcome = Ok(());
+        let mut page = pages.start;
+        while page < pages.end && outcome.is_ok() {
+            self.settled(page);
+            let stop = pages.end.min(page + LONGEST_FETCH);
+            let mut took = Vec::new();
+            self.states.change(page..stop, &TRIM, |run, from, to| took.push((run, from, to)));
+            for (run, from, to) in took {
+                if from == State::Fetching {
+                    self.lose(run.clone());
+                }
+                if to == State::Filling {
+                    let punched = punch(&self.store, run.start * PAGE, (run.end - run.start) * PAGE);
+                    // Stored zeros would be as good: what failed leaves the old bytes, newer than remote.
+                    self.states.change(run, if punched.is_ok() { &TRIMMED } else { &FILLED_DIRTY }, |_, _, _| {});
+                    outcome = outcome.and(punched);
+                }
+            }
+            // A page being pushed keeps its stored state: its bytes become a hole, then it is dirty again.
+            const PUSHED: Set = Set::of(&[State::Pushing, State::Redirtied, State::Evicting]);
+            let mut at = page;
+            while let Some(run) = self.states.next_run(at..stop, PUSHED) {
+                outcome = outcome.and(punch(&self.store, run.start * PAGE, (run.end - run.start) * PAGE));
+                self.states.change(run.clone(), &WRITTEN, |_, _, _| {});
+                at = run.end;
+            }
+            // Whatever was being filled meanwhile is looked at again.
+            const DONE: Set = Set::of(&[State::ZeroDirty, State::ZeroPushing, State::Redirtied, State::Dirty]);
+            page = self.states.next_run(page..stop, DONE.complement()).map_or(stop, |run| run.start);
+        }
+        outcome
+    }
+
+    /// Tells fetches under way that what they bring for these pages is old.
+    fn lose(&self, pages: Range<u64>) {
+        for (_, fetch) in self.lock().covering(pages.clone()) {
+            fetch.lost.push(pages.clone());
+        }
+    }
+
+    /// Starts fetching what is missing of `pages`, and runs `again` when the first of it has landed.
+    fn bring(
+        self: &Arc<Self>,
+        pages: Range<u64>,
+        wait: Wait,
+        ahead: Ahead,
+        again: impl FnOnce(&Arc<Region>, Wait, Ahead) + Send + 'static,
+    ) {
+        let Some(missing) = self.states.next_run(pages.clone(), Set::MISSING) else {
+            return again(self, wait, ahead);
+        };
+        let region = self.clone();
+        let (first, deadline) = (missing.start, wait.deadline);
+        let want = ahead(first);
+        let waiting: Waiting = Box::new(move |landed| match landed {
+            Ok(()) => again(&region, wait, ahead),
+            // Somebody else's deadline is not ours.
+            Err(error) if error.code() == Code::Timeout && deadline.is_none_or(|d| Instant::now() < d) => {
+                again(&region, wait, ahead)
+            }
+            Err(error) => wait.completion.complete(Err(error)),
+        });
+        let want = Want { pages: want.pages.start.min(first)..want.pages.end.max(pages.end), ..want };
+        self.demand(first, want, deadline, waiting);
+    }
+
+    /// Asks for a page that somebody waits for, and parks `waiting` in the fetch that brings it.
+    pub fn demand(self: &Arc<Self>, page: u64, want: Want, deadline: Option<Instant>, waiting: Waiting) {
+        let mut started = Vec::new();
+        let mut waiting = Some(waiting);
+        {
+            let mut fetches = self.lock();
+            self.start(&mut fetches, want.pages, Priority::Demand, &mut started);
+            // Looked at under the lock: a page on its way has a fetch to park in.
+            if self.states.get(page) == State::Fetching {
+                let key = self.fetch_for(&mut fetches, page, want.again, &mut started);
+                if let Some(fetch) = fetches.by_page.get_mut(&key) {
+                    fetch.waiting.extend(waiting.take());
+                }
+            }
+        }
+        if let Some(waiting) = waiting {
+            waiting(Ok(()));
+        }
+        self.request_all(started, Priority::Demand, deadline);
+    }
+
+    /// Asks for every absent page of the run in the background; says how many bytes that are.
+    pub fn fetch(self: &Arc<Self>, pages: Range<u64>, deadline: Option<Instant>) -> u64 {
+        let mut started = Vec::new();
+        self.start(&mut self.lock(), pages, Priority::Bulk, &mut started);
+        let bytes = started.iter().map(|(_, run)| (run.end - run.start) * PAGE).sum();
+        self.bulk.fetch_add(bytes, Ordering::SeqCst);
+        self.request_all(started, Priority::Bulk, deadline);
+        bytes
+    }
+
+    /// Bytes of background fetches under way.
+    pub fn fetching_bytes(&self) -> u64 {
+        self.bulk.load(Ordering::SeqCst)
+    }
+
+    fn start(
+        &self,
+        fetches: &mut Fetches,
+        pages: Range<u64>,
+        priority: Priority,
+        started: &mut Vec<(Key, Range<u64>)>,
+    ) {
+        let longest = u64::from(self.info.max_request.min(self.info.chunk_size)) / PAGE;
+        let longest = longest.clamp(1, LONGEST_FETCH);
+        self.states.change(pages.start..pages.end.min(self.states.pages()), &FETCH, |run, _, _| {
+            let mut start = run.start;
+            while start < run.end {
+                // Cut where chunks are cut, so that whole chunks stay whole.
+                let end = run.end.min((start / longest + 1) * longest);
+                started.push((fetches.start(start..end, priority), start..end));
+                start = end;
+            }
+        });
+    }
+
+    /// The fetch to wait in for a page on its way. A demand that should not queue behind bulk asks again for a
+    /// little around the page.
+    fn fetch_for(&self, fetches: &mut Fetches, page: u64, again: bool, started: &mut Vec<(Key, Range<u64>)>) -> Key {
+        let mut bulk = None;
+        for (key, fetch) in fetches.covering(page..page + 1) {
+            if fetch.priority == Priority::Demand {
+                return *key;
+            }
+            bulk = Some(*key);
+        }
+        if let Some(key) = bulk.filter(|_| !again) {
+            return key;
+        }
+        let end = (page / ASKED_AGAIN + 1) * ASKED_AGAIN;
+        let fetching = self.states.next_run(page..end.min(self.states.pages()), Set::of(&[State::Fetching]));
+        let run = fetching.filter(|run| run.start == page).unwrap_or(page..page + 1);
+        let key = fetches.start(run.clone(), Priority::Demand);
+        started.push((key, run));
+        key
+    }
+
+    fn request_all(self: &Arc<Self>, started: Vec<(Key, Range<u64>)>, priority: Priority, deadline: Option<Instant>) {
+        for (key, run) in started {
+            self.request(key, run, priority, deadline);
+        }
+    }
+
+    fn request(self: &Arc<Self>, key: Key, pages: Range<u64>, priority: Priority, deadline: Option<Instant>) {
+        let bytes = self.bytes_of(&pages);
+        let region = self.clone();
+        self.backend.clone().submit(Request {
+            operation: Operation::Read { offset: bytes.start, buffer: Buffer::new((bytes.end - bytes.start) as usize) },
+            priority,
+            deadline,
+            completion: Completion::new(move |outcome| region.land(key, outcome)),
+        });
+    }
+
+    /// Takes what a fetch brought.
+    fn land(&self, key: Key, outcome: Result<Reply>) {
+        let Some(pages) = self.lock().by_page.get(&key).map(|fetch| fetch.pages.clone()) else { return };
+        let bytes = self.bytes_of(&pages);
+        let landed = match outcome {
+            Ok(Reply::Data(data)) if data.len() as u64 == bytes.end - bytes.start => {
+                self.figures.pulled.add(data.len() as u64);
+                self.fill_landed(key, pages.clone(), Some(&data))
+            }
+            Ok(Reply::Zeroes) => self.fill_landed(key, pages.clone(), None),
+            Ok(_) => Err(short_reply(&self.info)),
+            Err(error) => Err(error),
+        };
+        let waiting = {
+            let mut fetches = self.lock();
+            let fetch = fetches.by_page.remove(&key);
+            if let Err(error) = &landed {
+                self.give_up(&mut fetches, pages);
+                self.figures.fetch_failed(error);
+            }
+            let fetch = fetch.map(|fetch| {
+                if fetch.priority == Priority::Bulk {
+                    self.bulk.fetch_sub((fetch.pages.end - fetch.pages.start) * PAGE, Ordering::SeqCst);
+                }
+                fetch.waiting
+            });
+            fetch.unwrap_or_default()
+        };
+        self.figures.landed.signal();
+        for waiting in waiting {
+            waiting(landed.clone());
+        }
+    }
+
+    /// Puts bytes (or zero) into those pages of a fetch that still wait for them and were not overtaken.
+    fn fill_landed(&self, key: Key, pages: Range<u64>, data: Option<&[u8]>) -> Result<()> {
+        let mut runs = Vec::new();
+        self.states.change(pages.clone(), &LAND, |run, _, _| runs.push(run));
+        // Looked at after the pages are ours: whoever overtook one had it before us and said so first.
+        let lost = self.lock().by_page.get(&key).map_or(Vec::new(), |fetch| fetch.lost.clone());
+        let mut outcome = Ok(());
+        for run in runs.iter().flat_map(|run| split(run.clone(), &lost)) {
+            let (run, is_lost) = run;
+            if is_lost {
+                let mut fetches = self.lock();
+                let others = fetches.covering(run.clone()).any(|(other, _)| *other != key);
+                self.states.change(run, if others { &FETCH_AGAIN } else { &UNFILLED }, |_, _, _| {});
+                continue;
+            }
+            match data {
+                None => self.states.change(run, &FILLED_ZERO, |_, _, _| {}),
+                Some(data) => {
+                    let part = self.bytes_of(&run);
+                    let base = pages.start * PAGE;
+                    let filled = self.fill(&data[(part.start - base) as usize..(part.end - base) as usize], part.start);
+                    self.states.change(run, if filled.is_ok() { &FILLED } else { &UNFILLED }, |_, _, _| {});
+                    outcome = outcome.and(filled);
+                }
+            }
+        }
+        outcome
+    }
+
+    /// After a failed fetch: pages that no other fetch brings are absent again.
+    fn give_up(&self, fetches: &mut Fetches, pages: Range<u64>) {
+        let brought: Vec<_> = fetches.covering(pages.clone()).map(|(_, fetch)| fetch.pages.clone()).collect();
+        for (run, others) in split(pages, &brought) {
+            if !others {
+                self.states.change(run, &GIVE_UP, |_, _, _| {});
+            }
+        }
+    }
+
+    /// Fills a page from a local backend at once, without a fetch: `None` if it must be fetched or another
+    /// thread was faster.
+    pub fn fill_now(&self, page: u64, scratch: &mut [u8]) -> Option<Result<()>> {
+        if !self.info.local || !self.states.step(page, State::Absent, State::Filling) {
+            return None;
+        }
+        let bytes = self.bytes_of(&(page..page + 1));
+        let scratch = &mut scratch[..(bytes.end - bytes.start) as usize];
+        let read = self.backend.try_read_at(scratch, bytes.start);
+        let filled = read.map(|read| read.and_then(|()| self.fill(scratch, bytes.start)));
+        let to = if matches!(filled, Some(Ok(()))) { State::Clean } else { State::Absent };
+        self.states.step(page, State::Filling, to);
+        if to == State::Clean {
+            self.figures.pulled.add(scratch.len() as u64);
+        }
+        filled
+    }
+
+    /// Gives a page that is known to be zero its bytes, for a mapping that was touched there.
+    pub fn fill_zero(&self, page: u64) -> Result<()> {
+        for (from, to) in
+            [(State::Zero, State::Clean), (State::ZeroDirty, State::Dirty), (State::ZeroPushing, State::Pushing)]
+        {
+            if self.states.step(page, from, State::Filling) {
+                let bytes = self.bytes_of(&(page..page + 1));
+                let filled = self.fill(&[0; PAGE as usize][..(bytes.end - bytes.start) as usize], bytes.start);
+                self.states.step(page, State::Filling, if filled.is_ok() { to } else { from });
+                return filled;
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks what was written through the mapping since the last time.
+    pub fn collect(&self) -> Result<()> {
+        let Some(window) = self.window() else { return Ok(()) };
+        // Pages being filled may have been opened and written already.
+        const OPEN: Set =
+            Set::of(&[State::Clean, State::Dirty, State::Pushing, State::Redirtied, State::Evicting, State::Filling]);
+        let mut at = 0;
+        while let Some(mut run) = self.states.next_run(at..self.states.pages(), OPEN) {
+            // A look at a few pages too many is cheaper than another call.
+            while let Some(next) = self.states.next_run(run.end..self.states.pages().min(run.end + 32), OPEN) {
+                run.end = self.states.next_run(next.start..self.states.pages(), OPEN).map_or(next.end, |run| run.end);
+            }
+            window.collect(run.clone(), &mut |written| {
+                for page in written.clone() {
+                    if self.states.get(page) == State::Filling {
+                        self.settled(page);
+                    }
+                }
+                self.states.change(written, &WRITTEN, |_, _, _| {});
+            })?;
+            at = run.end;
+        }
+        Ok(())
+    }
+
+    /// Bytes that are here or known to be zero.
+    pub fn local_bytes(&self) -> u64 {
+        (self.states.count(Set::LOCAL) * PAGE).min(self.info.size)
+    }
+}
+
+/// What a fresh write leaves when its bytes could not be kept: the page as it was, or to be asked for anew.
+fn state_after_failure(before: State) -> State {
+    if before == State::Fetching { State::Absent } else { before }
+}
+
+/// Whom a read or write tells, and until when it waits.
+pub struct Wait {
+    /// Whom to tell.
+    pub completion: Completion,
+    /// When to give up.
+    pub deadline: Option<Instant>,
+}
+
+/// What to fetch for a page that was missed.
+pub struct Want {
+    /// The page and what belongs with it.
+    pub pages: Range<u64>,
+    /// Ask again for a page that bulk has under way, rather than wait for that.
+    pub again: bool,
+}
+
+/// Says what to fetch for a missed page: the puller.
+pub type Ahead = Arc<dyn Fn(u64) -> Want + Send + Sync>;
+
+/// Splits a run at the edges of the marked ranges and says of each piece whether it is marked.
+fn split(run: Range<u64>, marks: &[Range<u64>]) -> Vec<(Range<u64>, bool)> {
+    if marks.is_empty() {
+        return vec![(run, false)];
+    }
+    let mut edges = vec![run.start, run.end];
+    let inside = |edge: &u64| *edge > run.start && *edge < run.end;
+    edges.extend(marks.iter().flat_map(|mark| [mark.start, mark.end]).filter(inside));
+    edges.sort_unstable();
+    edges.dedup();
+    let marked = |piece: &Range<u64>| marks.iter().any(|mark| mark.start <= piece.start && piece.end <= mark.end);
+    edges.windows(2).map(|pair| pair[0]..pair[1]).map(|piece| (piece.clone(), marked(&piece))).collect()
+}

@@ -1,0 +1,234 @@
+//! 330: a slice whose faults are served in this process.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use r3map_core::backend::memory::Memory;
+use r3map_core::{Backend, Code, DeviceChoice, Error, Info, Mode, Mount, MountOptions, Result};
+
+/// A backend that answers from a pool thread and counts, so that every access of a slice has to wait.
+struct Far {
+    info: Info,
+    bytes: Memory,
+    reads: AtomicU64,
+    synced: AtomicU64,
+    broken: AtomicBool,
+}
+
+impl Far {
+    fn new(size: u64) -> Arc<Far> {
+        let info = Info { local: false, ..Info::local("far", size) };
+        let bytes = Memory::new(size).unwrap();
+        let far = Far { info, bytes, reads: 0.into(), synced: 0.into(), broken: false.into() };
+        for page in 0..size.div_ceil(4096) {
+            let mark = page.to_le_bytes();
+            let length = 8.min(size - page * 4096) as usize;
+            far.bytes.write_at(&mark[..length], page * 4096).unwrap();
+        }
+        Arc::new(far)
+    }
+
+    fn check(&self) -> Result<()> {
+        match self.broken.load(Ordering::SeqCst) {
+            true => Err(Error::new(Code::Io, "the far end is broken")),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Backend for Far {
+    fn info(&self) -> &Info {
+        &self.info
+    }
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        self.check()?;
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        self.bytes.read_at(buffer, offset)
+    }
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        self.check()?;
+        self.bytes.write_at(data, offset)
+    }
+    fn sync(&self) -> Result<()> {
+        self.check()?;
+        self.synced.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+fn options(mode: Mode) -> MountOptions {
+    Mount::options().device(DeviceChoice::Userfaultfd).mode(mode).deadline(Duration::from_secs(10))
+}
+
+fn mark(bytes: &[u8], page: usize) -> u64 {
+    u64::from_le_bytes(bytes[page * 4096..page * 4096 + 8].try_into().unwrap())
+}
+
+const MODES: [Mode; 2] = [Mode::Direct, Mode::Managed];
+
+#[test]
+fn a_slice_shows_every_byte_of_its_backend_whatever_the_order() {
+    for mode in MODES {
+        let far = Far::new(8 << 20);
+        let mount = options(mode).open(far).unwrap();
+        let slice = mount.slice().unwrap();
+        assert_eq!(slice.len(), 8 << 20);
+        let bytes = unsafe { slice.as_slice() };
+        let mut page = 1;
+        for _ in 0..2048 {
+            page = (page * 1103515245 + 12345) % 2048;
+            assert_eq!(mark(bytes, page), page as u64, "{mode:?}");
+        }
+        for page in 0..2048 {
+            assert_eq!(mark(bytes, page), page as u64, "{mode:?}");
+        }
+        assert!(mount.missing(0, 8 << 20).unwrap().is_empty());
+        mount.close().unwrap();
+    }
+}
+
+#[test]
+fn stores_to_a_slice_reach_the_backend_at_sync_and_no_other_byte_changes() {
+    for mode in MODES {
+        let size = (4 << 20) + 1234;
+        let far = Far::new(size);
+        let mount = MountOptions { push_interval: Duration::ZERO, ..options(mode) }.open(far.clone()).unwrap();
+        let slice = mount.slice().unwrap();
+        let mut expected = vec![0; size as usize];
+        far.bytes.read_at(&mut expected, 0).unwrap();
+        for round in 1..4u8 {
+            for at in (round as usize * 100..size as usize).step_by(50_000) {
+                unsafe { slice.as_ptr().add(at).write_volatile(round) };
+                expected[at] = round;
+            }
+            unsafe { slice.as_ptr().add(size as usize - 1).write_volatile(round) };
+            expected[size as usize - 1] = round;
+            mount.sync().unwrap();
+            let mut stored = vec![0; size as usize];
+            far.bytes.read_at(&mut stored, 0).unwrap();
+            assert!(stored == expected, "{mode:?} round {round}");
+        }
+        assert_eq!(far.synced.load(Ordering::SeqCst), 3);
+        let pushed = mount.stats().unwrap().get("pushed_bytes").unwrap();
+        assert!(pushed <= 3 * 86 * 4096, "{mode:?}: {pushed} bytes pushed");
+        mount.sync().unwrap();
+        assert_eq!(mount.stats().unwrap().get("pushed_bytes").unwrap(), pushed, "nothing was written since");
+        mount.close().unwrap();
+    }
+}
+
+#[test]
+fn handle_and_slice_see_each_other_at_once() {
+    for mode in MODES {
+        let mount = options(mode).open(Far::new(1 << 20)).unwrap();
+        mount.write_at(b"before", 5000).unwrap();
+        let slice = mount.slice().unwrap();
+        let bytes = slice.as_ptr();
+        let read = |at: usize, length: usize| unsafe { std::slice::from_raw_parts(bytes.add(at), length).to_vec() };
+        assert_eq!(read(5000, 6), b"before");
+        mount.write_at(b"handle", 70_000).unwrap();
+        assert_eq!(read(70_000, 6), b"handle");
+        unsafe { bytes.add(300_000).copy_from(b"slice".as_ptr(), 5) };
+        let mut seen = [0; 5];
+        mount.read_at(&mut seen, 300_000).unwrap();
+        assert_eq!(&seen, b"slice");
+        mount.write_at(&[7; 200_000], 400_001).unwrap();
+        assert!(read(400_001, 200_000).iter().all(|byte| *byte == 7));
+        mount.close().unwrap();
+    }
+}
+
+#[test]
+fn random_stores_under_background_pushes_are_never_lost() {
+    let size = 16 << 20;
+    let far = Far::new(size);
+    let interval = Duration::from_millis(3);
+    let mount = MountOptions { push_interval: interval, ..options(Mode::Managed) }.open(far.clone()).unwrap();
+    let slice = mount.slice().unwrap();
+    let mut expected = vec![0; size as usize];
+    far.bytes.read_at(&mut expected, 0).unwrap();
+    let mut seed = 88172645463325252u64;
+    let until = std::time::Instant::now() + Duration::from_secs(2);
+    while std::time::Instant::now() < until {
+        for _ in 0..1000 {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            let at = (seed >> 20) as usize % size as usize;
+            let byte = seed as u8;
+            expected[at] = byte;
+            match seed >> 60 {
+                0 => mount.write_at(&[byte], at as u64).unwrap(),
+                _ => unsafe { slice.as_ptr().add(at).write_volatile(byte) },
+            }
+        }
+    }
+    assert!(unsafe { slice.as_slice() } == expected);
+    mount.sync().unwrap();
+    let mut stored = vec![0; size as usize];
+    far.bytes.read_at(&mut stored, 0).unwrap();
+    let wrong = stored.iter().zip(&expected).filter(|(a, b)| a != b).count();
+    assert_eq!(wrong, 0, "bytes lost");
+    mount.close().unwrap();
+}
+
+#[test]
+fn pull_makes_a_range_resident_or_returns_the_error_that_a_touch_cannot() {
+    let far = Far::new(4 << 20);
+    let mount = options(Mode::Direct).open(far.clone()).unwrap();
+    let _slice = mount.slice().unwrap();
+    mount.pull(1 << 20, 1 << 20).unwrap();
+    assert_eq!(mount.missing(0, 4 << 20).unwrap(), [0..1 << 20, 2 << 20..4 << 20]);
+    far.broken.store(true, Ordering::SeqCst);
+    let error = mount.pull(3 << 20, 4096).unwrap_err();
+    assert_eq!((error.code(), error.message()), (Code::Io, "the far end is broken"));
+    far.broken.store(false, Ordering::SeqCst);
+    mount.pull(0, 4 << 20).unwrap();
+    assert!(mount.missing(0, 4 << 20).unwrap().is_empty());
+    mount.close().unwrap();
+}
+
+#[test]
+fn a_failed_push_fails_every_sync_until_it_got_through() {
+    for mode in MODES {
+        let far = Far::new(1 << 20);
+        let mount = options(mode).open(far.clone()).unwrap();
+        let slice = mount.slice().unwrap();
+        unsafe { slice.as_ptr().add(4096).write_volatile(9) };
+        far.broken.store(true, Ordering::SeqCst);
+        for _ in 0..3 {
+            assert_eq!(mount.sync().unwrap_err().message(), "the far end is broken");
+        }
+        let error = mount.close().unwrap_err();
+        assert!(error.message().contains("the mount stays open"), "{error}");
+        far.broken.store(false, Ordering::SeqCst);
+        mount.sync().unwrap();
+        let mut byte = [0];
+        far.bytes.read_at(&mut byte, 4096).unwrap();
+        assert_eq!(byte, [9]);
+        mount.close().unwrap();
+        assert_eq!(mount.sync().unwrap_err().code(), Code::Closed);
+    }
+}
+
+#[test]
+fn opening_and_closing_many_slices_leaks_no_descriptor_thread_or_mapping() {
+    let count = |path: &str| std::fs::read_dir(path).unwrap().count();
+    let maps = || std::fs::read_to_string("/proc/self/maps").unwrap().lines().count();
+    let cycle = |mode| {
+        let mount = options(mode).open(Far::new(1 << 20)).unwrap();
+        let slice = mount.slice().unwrap();
+        assert_eq!(mark(unsafe { slice.as_slice() }, 3), 3);
+        mount.close().unwrap();
+    };
+    MODES.into_iter().for_each(cycle);
+    let before = (count("/proc/self/fd"), count("/proc/self/task"), maps());
+    for _ in 0..150 {
+        MODES.into_iter().for_each(cycle);
+    }
+    // Pool threads come and go and other tests run beside: a leak would show in the hundreds.
+    assert!(count("/proc/self/fd") < before.0 + 60);
+    assert!(count("/proc/self/task") < before.1 + 60);
+    assert!(maps() < before.2 + 100);
+}
