@@ -232,3 +232,97 @@ fn opening_and_closing_many_slices_leaks_no_descriptor_thread_or_mapping() {
     assert!(count("/proc/self/task") < before.1 + 60);
     assert!(maps() < before.2 + 100);
 }
+
+/// Lets the kernel read the slice: an error where a touch would be a signal.
+fn read_by_kernel(slice: &r3map_core::Slice, at: usize) -> std::io::Result<[u8; 8]> {
+    use std::io::{Read, Write};
+    let (mut end, mut other) = std::os::unix::net::UnixStream::pair().unwrap();
+    end.write_all(unsafe { std::slice::from_raw_parts(slice.as_ptr().add(at), 8) })?;
+    let mut bytes = [0; 8];
+    other.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[test]
+fn a_page_that_cannot_be_had_is_an_error_never_zeros_and_comes_once_the_backend_is_back() {
+    for mode in MODES {
+        let far = Far::new(1 << 20);
+        far.broken.store(true, Ordering::SeqCst);
+        let mount = MountOptions { pull: r3map_core::Pull::Demand, ..options(mode) }.open(far.clone()).unwrap();
+        let slice = mount.slice().unwrap();
+        for _ in 0..3 {
+            assert_eq!(read_by_kernel(&slice, 20480).unwrap_err().raw_os_error(), Some(libc::EFAULT), "{mode:?}");
+        }
+        far.broken.store(false, Ordering::SeqCst);
+        mount.pull(20480, 4096).unwrap();
+        assert_eq!(read_by_kernel(&slice, 20480).unwrap(), 5u64.to_le_bytes(), "{mode:?}");
+        mount.close().unwrap();
+    }
+}
+
+#[test]
+fn a_closed_slice_can_not_be_touched() {
+    let mount = options(Mode::Direct).open(Far::new(1 << 20)).unwrap();
+    let slice = mount.slice().unwrap();
+    assert_eq!(read_by_kernel(&slice, 4096).unwrap(), 1u64.to_le_bytes());
+    mount.close().unwrap();
+    for at in [0, 4096, 1 << 19] {
+        assert_eq!(read_by_kernel(&slice, at).unwrap_err().raw_os_error(), Some(libc::EFAULT));
+    }
+}
+
+#[test]
+fn a_read_only_slice_reads_and_a_store_to_it_fails() {
+    use std::io::{Read, Write};
+    let mount = options(Mode::Direct).read_only(true).open(Far::new(1 << 20)).unwrap();
+    let slice = mount.slice().unwrap();
+    assert!(slice.is_read_only());
+    assert_eq!(mark(unsafe { slice.as_slice() }, 7), 7);
+    let (mut end, mut other) = std::os::unix::net::UnixStream::pair().unwrap();
+    end.write_all(b"x").unwrap();
+    let store = other.read(unsafe { std::slice::from_raw_parts_mut(slice.as_ptr(), 1) });
+    assert_eq!(store.unwrap_err().raw_os_error(), Some(libc::EFAULT));
+    assert_eq!(mount.write_at(b"x", 0).unwrap_err().code(), Code::ReadOnly);
+    mount.close().unwrap();
+}
+
+#[test]
+fn in_a_forked_child_calls_fail_closed_and_the_slice_is_not_there() {
+    let mount = options(Mode::Direct).open(Far::new(1 << 20)).unwrap();
+    let slice = mount.slice().unwrap();
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let closed = mount.read_at(&mut [0; 8], 0).is_err_and(|error| error.code() == Code::Closed);
+        let mut resident = 0u8;
+        let gone = unsafe { libc::mincore(slice.as_ptr().cast(), 4096, &mut resident) } == -1;
+        drop(mount);
+        unsafe { libc::_exit(if closed && gone { 0 } else { 1 }) };
+    }
+    let mut status = 0;
+    unsafe { libc::waitpid(child, &mut status, 0) };
+    assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "status {status:#x}");
+    assert_eq!(mark(unsafe { slice.as_slice() }, 9), 9, "the parent's goes on");
+    mount.close().unwrap();
+}
+
+#[test]
+fn a_touch_of_a_page_that_cannot_be_had_ends_the_process_with_sigbus() {
+    use std::os::unix::process::ExitStatusExt;
+    let name = "a_touch_of_a_page_that_cannot_be_had_ends_the_process_with_sigbus";
+    if std::env::var_os("R3MAP_TEST_TOUCH").is_some() {
+        let far = Far::new(1 << 20);
+        far.broken.store(true, Ordering::SeqCst);
+        let mount = options(Mode::Direct).open(far).unwrap();
+        let slice = mount.slice().unwrap();
+        let seen = unsafe { slice.as_ptr().read_volatile() };
+        panic!("read {seen} from a page that cannot be had");
+    }
+    let test = std::env::current_exe().unwrap();
+    let status = std::process::Command::new(test)
+        .args(["--exact", name, "--test-threads=1"])
+        .env("R3MAP_TEST_TOUCH", "1")
+        .stdout(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    assert_eq!(status.signal(), Some(libc::SIGBUS), "{status}");
+}
