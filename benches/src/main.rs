@@ -1,0 +1,106 @@
+//! Figures of r3map, each a ratio to a floor or peer measured in the same run, in turn with it.
+//!
+//! `r3map-bench` runs all; words after it pick those whose names contain one of them.
+
+use std::time::{Duration, Instant};
+
+mod copy;
+mod fault;
+mod floor;
+mod handle;
+mod slice;
+mod state;
+
+/// What a figure should be.
+pub enum Goal {
+    /// No more than this.
+    AtMost(f64),
+    /// No less than this.
+    AtLeast(f64),
+}
+
+/// One line of the result.
+pub struct Figure {
+    name: &'static str,
+    goal: Goal,
+    measure: fn() -> Measured,
+}
+
+/// What was measured.
+pub struct Measured {
+    ratio: f64,
+    detail: String,
+}
+
+/// Rounds of each figure; the median is told.
+const ROUNDS: usize = 7;
+
+const FIGURES: &[Figure] = &[
+    Figure { name: "fault: userfaultfd 4 KiB p50 / bare loop", goal: Goal::AtMost(1.5), measure: fault::first_access },
+    Figure { name: "read_at: 4 KiB hot page / memcpy", goal: Goal::AtMost(3.0), measure: handle::read_at },
+    Figure { name: "copy: 1 GiB tcp -> memory / bare pull", goal: Goal::AtLeast(0.8), measure: copy::over_tcp },
+    Figure { name: "slice: direct, sequential, unix / bare pull", goal: Goal::AtLeast(0.6), measure: slice::direct },
+    Figure { name: "slice: managed, sequential, unix / bare pull", goal: Goal::AtLeast(0.8), measure: slice::managed },
+    Figure { name: "slice: write + sync, unix / bare push", goal: Goal::AtLeast(0.7), measure: slice::write },
+    Figure { name: "slice: bytes pushed / dirtied", goal: Goal::AtMost(1.05), measure: slice::pushed },
+    Figure { name: "slice: resident / plain memory", goal: Goal::AtLeast(0.95), measure: slice::resident },
+    Figure { name: "slice: demand p99 under pull, ms", goal: Goal::AtMost(1.0), measure: slice::demand_p99 },
+    Figure { name: "slice: demand p99 under pull / without", goal: Goal::AtMost(4.0), measure: slice::demand_ratio },
+    Figure { name: "state: KiB a GiB", goal: Goal::AtMost(160.0), measure: state::size },
+    Figure { name: "open: 1 TiB / 1 GiB", goal: Goal::AtMost(1.2), measure: state::open },
+];
+
+fn main() {
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let mut missed = 0;
+    println!("{:<46} {:>9} {:>9}", "figure", "goal", "result");
+    for figure in FIGURES {
+        if !wanted.is_empty() && !wanted.iter().any(|word| figure.name.contains(word.as_str())) {
+            continue;
+        }
+        let Measured { ratio, detail } = (figure.measure)();
+        let (goal, met) = match figure.goal {
+            Goal::AtMost(most) => (format!("<= {most}"), ratio <= most),
+            Goal::AtLeast(least) => (format!(">= {least}"), ratio >= least),
+        };
+        missed += u32::from(!met);
+        println!("{:<46} {goal:>9} {ratio:>9.2} {} {detail}", figure.name, if met { "met    " } else { "NOT MET" });
+    }
+    println!("{missed} figures not met");
+}
+
+/// The median.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Runs ours and the floor in turn and compares their medians, in seconds: `ours / floor`.
+pub fn ratio(mut ours: impl FnMut() -> f64, mut floor: impl FnMut() -> f64, unit: &str, scale: f64) -> Measured {
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        first.push(ours());
+        second.push(floor());
+    }
+    let (ours, floor) = (median(first), median(second));
+    Measured { ratio: ours / floor, detail: format!("({:.1} against {:.1} {unit})", ours * scale, floor * scale) }
+}
+
+/// The same as speeds of moving `bytes`: `floor time / our time`.
+pub fn speed(bytes: u64, mut ours: impl FnMut() -> f64, mut floor: impl FnMut() -> f64) -> Measured {
+    let size = bytes as f64 / (1 << 20) as f64;
+    ratio(move || size / ours(), move || size / floor(), "MiB/s", 1.0)
+}
+
+/// How long it takes, in seconds.
+pub fn time(body: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    body();
+    start.elapsed().as_secs_f64()
+}
+
+/// The value that this share of the samples does not exceed.
+pub fn percentile(mut samples: Vec<Duration>, share: f64) -> f64 {
+    samples.sort();
+    samples[((samples.len() - 1) as f64 * share) as usize].as_secs_f64()
+}
