@@ -42,6 +42,9 @@ pub struct Info {
     /// Whether calls run code of a language with a collector or an interpreter lock, so that a page fault
     /// that waited for them could wait for ever: such a backend gives no slice.
     pub managed_runtime: bool,
+    /// What makes these bytes the same region at the next opening, where the store knows: two openings
+    /// with different identities never show one region.
+    pub identity: Option<[u8; 16]>,
 }
 
 impl Info {
@@ -58,6 +61,7 @@ impl Info {
             concurrency: 16,
             managed_by_default: false,
             managed_runtime: false,
+            identity: None,
         }
     }
 

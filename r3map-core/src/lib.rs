@@ -23,6 +23,7 @@ pub mod server;
 pub mod stats;
 mod thread;
 pub mod url;
+pub mod wire;
 
 pub use backend::{Backend, BackendOptions, Info};
 pub use cancel::Cancel;

@@ -1,11 +1,25 @@
 //! Backends offered to others by name.
+//!
+//! One thread accepts at each address and one serves each connection, so a slow client holds up nobody
+//! else. Requests of a connection are answered in any order: in place where the backend has the bytes at
+//! hand, else by whichever thread brings them.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
-use crate::backend::Backend;
+use crate::backend::{self, Backend, Operation};
+use crate::cancel::{Limit, deadline_in};
 use crate::error::{Code, Error, Result};
+use crate::thread::{self, Process};
+use crate::wire::channel::Channel;
+use crate::wire::{Identity, greeting, socket};
+
+mod connection;
+mod listener;
+mod session;
 
 /// Options of a server.
 #[derive(Clone, Debug)]
@@ -31,34 +45,295 @@ pub struct ExportOptions {
     pub read_only: bool,
 }
 
-/// A server of any number of exports on any number of addresses.
-pub struct Server {}
+/// Beyond `max_connections`, how many are told so; still more are just closed.
+const TOLD_BUSY: usize = 32;
+
+/// A server of any number of exports on any number of addresses. Every method may be called from any
+/// thread. One that is dropped without `close` closes then, and can only log what fails.
+pub struct Server {
+    process: Process,
+    inner: Arc<Inner>,
+}
+
+/// What the threads of a server share.
+struct Inner {
+    options: ServerOptions,
+    /// Names this life of the server: what only its memory keeps is gone with it.
+    life: Identity,
+    exports: RwLock<HashMap<String, Arc<Export>>>,
+    listeners: Mutex<Vec<listener::Listener>>,
+    sessions: session::Sessions,
+    crowd: Mutex<Crowd>,
+    /// Told of every change of `crowd`.
+    changed: Condvar,
+}
+
+/// The connections there are.
+struct Crowd {
+    phase: Phase,
+    next: u64,
+    live: HashMap<u64, Arc<Channel>>,
+    /// Connections that serve and may still have requests under way.
+    working: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Connections come and go.
+    Open,
+    /// No more requests are taken; those under way are answered.
+    Draining,
+    /// Connections say goodbye; whether all they acknowledged is durable.
+    Ended { synced: bool },
+}
+
+/// A backend under a name.
+struct Export {
+    backend: Arc<dyn Backend>,
+    read_only: bool,
+    identity: Identity,
+    /// Whether something was written that this server has not synced.
+    written: AtomicBool,
+}
 
 impl Server {
     /// A server that offers nothing yet and listens nowhere.
-    pub fn new(_options: ServerOptions) -> Result<Server> {
-        Err(Error::new(Code::Unsupported, "not built yet"))
+    pub fn new(options: ServerOptions) -> Result<Server> {
+        if options.max_connections == 0 {
+            return Err(Error::new(Code::InvalidArgument, "a server with max_connections=0 would serve nobody"));
+        }
+        let crowd = Crowd { phase: Phase::Open, next: 0, live: HashMap::new(), working: 0 };
+        let inner = Inner {
+            options,
+            life: socket::random()?,
+            exports: RwLock::default(),
+            listeners: Mutex::default(),
+            sessions: session::Sessions::default(),
+            crowd: Mutex::new(crowd),
+            changed: Condvar::new(),
+        };
+        Ok(Server { process: Process::current(), inner: Arc::new(inner) })
     }
 
     /// Listens at `host:port` (port 0: one is chosen) or `unix:/path`, and says the address as a client
-    /// writes it in a URL: `r3map://host:port` or `r3map+unix:///path`.
-    pub fn listen(&self, _address: &str) -> Result<String> {
-        Err(Error::new(Code::Unsupported, "not built yet"))
+    /// writes it in a URL: `r3map://host:port` or `r3map+unix:///path`. The file of a UNIX socket whose
+    /// server is dead is replaced; one that is served is `busy`.
+    pub fn listen(&self, address: &str) -> Result<String> {
+        self.check_open()?;
+        let listener = listener::Listener::start(address, &self.inner)?;
+        let url = listener.url().to_owned();
+        self.inner.listeners.lock().unwrap_or_else(|e| e.into_inner()).push(listener);
+        // A close that went by in between has not seen this one.
+        if let Err(error) = self.check_open() {
+            self.inner.stop_listening();
+            return Err(error);
+        }
+        Ok(url)
     }
 
-    /// Offers a backend under a name: 1 to 255 bytes of UTF-8 without NUL, a key and never a path.
-    pub fn export(&self, _name: &str, _backend: Arc<dyn Backend>, _options: &ExportOptions) -> Result<()> {
-        Err(Error::new(Code::Unsupported, "not built yet"))
+    /// Offers a backend under a name: 1 to 255 bytes of UTF-8 without NUL, a key and never a path. A name
+    /// that is taken is `busy`.
+    pub fn export(&self, name: &str, backend: Arc<dyn Backend>, options: &ExportOptions) -> Result<()> {
+        self.check_open()?;
+        greeting::check_name(name)?;
+        let info = backend.info();
+        let export = Export {
+            read_only: options.read_only || info.read_only,
+            identity: info.identity.map_or_else(socket::random, Ok)?,
+            written: AtomicBool::new(false),
+            backend,
+        };
+        let mut exports = self.inner.exports.write().unwrap_or_else(|e| e.into_inner());
+        if exports.contains_key(name) {
+            return Err(Error::new(Code::Busy, format!("something is exported as {name:?} already")));
+        }
+        exports.insert(name.to_owned(), Arc::new(export));
+        Ok(())
     }
 
     /// Serves one connected stream socket. It is the server's from success on.
-    pub fn handle(&self, _descriptor: OwnedFd) -> Result<()> {
-        Err(Error::new(Code::Unsupported, "not built yet"))
+    pub fn handle(&self, descriptor: OwnedFd) -> Result<()> {
+        self.check_open()?;
+        self.inner.admit(descriptor)
     }
 
     /// Takes no more requests, answers those under way, and ends every connection. Acknowledged writes are
-    /// synced to their backends first.
+    /// synced to their backends first. Closing a closed server fails `closed`.
     pub fn close(&self) -> Result<()> {
-        Err(Error::new(Code::Unsupported, "not built yet"))
+        self.check_process()?;
+        let inner = &self.inner;
+        {
+            let mut crowd = inner.crowd();
+            if crowd.phase != Phase::Open {
+                return Err(Error::new(Code::Closed, "the server is closed"));
+            }
+            crowd.phase = Phase::Draining;
+            crowd.live.values().for_each(|channel| channel.stop());
+        }
+        inner.stop_listening();
+        let limit = Limit::within(inner.options.deadline);
+        let drained = inner.wait_until(&limit, "close: answer what is under way", |crowd| crowd.working == 0);
+        let synced = inner.sync(&limit);
+        inner.crowd().phase = Phase::Ended { synced: drained.is_ok() && synced.is_ok() };
+        inner.changed.notify_all();
+        let gone = inner.wait_until(&limit, "close: end every connection", |crowd| crowd.live.is_empty());
+        inner.crowd().live.values().for_each(|channel| channel.shutdown());
+        inner.exports.write().unwrap_or_else(|e| e.into_inner()).clear();
+        drained.and(synced).and(gone)
+    }
+
+    fn check_process(&self) -> Result<()> {
+        if self.process.is_current() {
+            return Ok(());
+        }
+        Err(Error::new(Code::Closed, "this server belongs to the process that was forked: make one in the child"))
+    }
+
+    fn check_open(&self) -> Result<()> {
+        self.check_process()?;
+        match self.inner.crowd().phase {
+            Phase::Open => Ok(()),
+            _ => Err(Error::new(Code::Closed, "the server is closed")),
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if !self.process.is_current() {
+            return;
+        }
+        match self.close() {
+            Err(error) if error.code() != Code::Closed => tracing::warn!(%error, "a dropped server did not close"),
+            _ => {}
+        }
+    }
+}
+
+impl Inner {
+    fn crowd(&self) -> MutexGuard<'_, Crowd> {
+        self.crowd.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn export(&self, name: &str) -> Result<Arc<Export>> {
+        let exports = self.exports.read().unwrap_or_else(|e| e.into_inner());
+        exports.get(name).cloned().ok_or_else(|| Error::new(Code::NotFound, format!("nothing is exported as {name:?}")))
+    }
+
+    /// Gives a connection its thread. Too many are told so, by a thread that does nothing else.
+    fn admit(self: &Arc<Inner>, descriptor: OwnedFd) -> Result<()> {
+        let channel = Arc::new(Channel::new(descriptor, self.options.deadline)?);
+        let (number, full) = {
+            let mut crowd = self.crowd();
+            if crowd.phase != Phase::Open {
+                return Err(Error::new(Code::Closed, "the server is closing"));
+            }
+            let full = crowd.live.len() >= self.options.max_connections;
+            if crowd.live.len() >= self.options.max_connections.saturating_add(TOLD_BUSY) {
+                return Err(self.busy());
+            }
+            crowd.next += 1;
+            let number = crowd.next;
+            crowd.live.insert(number, channel.clone());
+            (number, full)
+        };
+        let present = Present { inner: self.clone(), number };
+        let inner = self.clone();
+        let started = thread::spawn("r3map-serve", move || {
+            let _present = present;
+            connection::serve(&inner, &channel, if full { Err(inner.busy()) } else { Ok(()) });
+        });
+        started.map(drop).map_err(|error| Error::io("start a thread for a connection", error))
+    }
+
+    fn busy(&self) -> Error {
+        let message = format!("the server has its {} connections: try again later", self.options.max_connections);
+        Error::new(Code::Busy, message)
+    }
+
+    fn stop_listening(&self) {
+        let listeners = std::mem::take(&mut *self.listeners.lock().unwrap_or_else(|e| e.into_inner()));
+        listeners.into_iter().for_each(listener::Listener::stop);
+    }
+
+    fn wait_until(&self, limit: &Limit, what: &str, reached: impl Fn(&Crowd) -> bool) -> Result<()> {
+        let mut crowd = self.crowd();
+        while !reached(&crowd) {
+            limit.check(what)?;
+            let left = limit.deadline.map_or(Duration::from_secs(60), |deadline| {
+                deadline.saturating_duration_since(std::time::Instant::now())
+            });
+            crowd = self.changed.wait_timeout(crowd, left).unwrap_or_else(|e| e.into_inner()).0;
+        }
+        Ok(())
+    }
+
+    /// Syncs what was written; tries every export and says the first failure.
+    fn sync(&self, limit: &Limit) -> Result<()> {
+        let exports: Vec<_> = {
+            let exports = self.exports.read().unwrap_or_else(|e| e.into_inner());
+            exports.iter().map(|(name, export)| (name.clone(), export.clone())).collect()
+        };
+        let mut outcome = Ok(());
+        for (name, export) in exports {
+            if export.written.swap(false, Ordering::SeqCst) {
+                let limit = Limit { deadline: deadline_in(self.options.deadline), ..limit.clone() };
+                let synced = backend::call(&export.backend, Operation::Sync, &limit, "sync").map(drop);
+                outcome = outcome.and(synced.map_err(|error| error.context(format!("close: sync export {name:?}"))));
+            }
+        }
+        outcome
+    }
+}
+
+/// A connection's place among the live ones.
+struct Present {
+    inner: Arc<Inner>,
+    number: u64,
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        self.inner.crowd().live.remove(&self.number);
+        self.inner.changed.notify_all();
+    }
+}
+
+/// A connection's place among those that may have requests under way.
+struct Working<'a> {
+    inner: &'a Inner,
+}
+
+impl<'a> Working<'a> {
+    /// Fails once the server drains.
+    fn begin(inner: &'a Inner) -> Result<Working<'a>> {
+        let mut crowd = inner.crowd();
+        if crowd.phase != Phase::Open {
+            return Err(Error::new(Code::Disconnected, "the server is closing"));
+        }
+        crowd.working += 1;
+        Ok(Working { inner })
+    }
+
+    /// No request is under way any more. If the server drains, waits until what it acknowledged is synced
+    /// and says whether that worked.
+    fn end(self) -> Option<bool> {
+        let inner = self.inner;
+        drop(self);
+        let mut crowd = inner.crowd();
+        loop {
+            match crowd.phase {
+                Phase::Open => return None,
+                Phase::Ended { synced } => return Some(synced),
+                Phase::Draining => crowd = inner.changed.wait(crowd).unwrap_or_else(|e| e.into_inner()),
+            }
+        }
+    }
+}
+
+impl Drop for Working<'_> {
+    fn drop(&mut self) {
+        self.inner.crowd().working -= 1;
+        self.inner.changed.notify_all();
     }
 }

@@ -2,7 +2,8 @@
 
 use std::fs::OpenOptions;
 use std::io::{Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::time::UNIX_EPOCH;
 
 use crate::backend::memory::punch;
 use crate::backend::{Backend, Info};
@@ -47,7 +48,21 @@ impl File {
             let message = format!("{name}: the file has {size} bytes");
             return Err(Error::new(Code::InvalidArgument, message));
         }
-        Ok(File { info: Info { read_only, ..Info::local(name, size) }, file })
+        let identity = Some(File::identity_of(&file, name)?);
+        Ok(File { info: Info { read_only, identity, ..Info::local(name, size) }, file })
+    }
+
+    /// The same for one file at every opening, also after a restart of the host, and another for a file that
+    /// took its place under the same path.
+    fn identity_of(file: &std::fs::File, name: &str) -> Result<[u8; 16]> {
+        let metadata = file.metadata().map_err(|error| Error::io(format!("look at {name}"), error))?;
+        let born = metadata.created().ok().and_then(|born| born.duration_since(UNIX_EPOCH).ok());
+        // Device numbers move at a reboot: they stand in only where no time of birth tells two inodes apart.
+        let apart = born.map_or(metadata.dev(), |born| born.as_nanos() as u64);
+        let mut identity = [0; 16];
+        identity[..8].copy_from_slice(&metadata.ino().to_le_bytes());
+        identity[8..].copy_from_slice(&(apart ^ metadata.rdev()).to_le_bytes());
+        Ok(identity)
     }
 
     fn size_of(mut file: &std::fs::File, name: &str) -> Result<u64> {

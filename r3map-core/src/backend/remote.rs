@@ -1,32 +1,132 @@
 //! `r3map://host:port/name` and `r3map+unix:///socket?name=name` — an export of another r3map.
+//!
+//! A request goes out on the thread that submits it and is completed on the thread that receives. Demand and
+//! bulk traffic have a connection each, so that the app never waits behind a megabyte of background.
 
-use crate::backend::{Backend, BackendOptions, Info};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::backend::{self, Backend, BackendOptions, Info, Operation, Request};
+use crate::cancel::Limit;
 use crate::error::{Code, Error, Result};
 use crate::url::Location;
+use crate::wire::DEFAULT_PORT;
+use crate::wire::greeting::check_name;
+use crate::wire::socket::Address;
 
-/// An export of an r3map server.
+mod client;
+mod link;
+mod timer;
+
+use client::{Client, Route};
+
+/// Bound of a blocking call made without one.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// An export of an r3map server. A connection that is lost is made again while requests wait for it; those
+/// under way are sent once more. A server that then shows another region fails every call with `corrupt`.
 pub struct Remote {
-    info: Info,
+    handle: Arc<Handle>,
+}
+
+/// Ends the client, whose threads hold it too, when nobody uses it any more.
+struct Handle {
+    client: Arc<Client>,
 }
 
 impl Remote {
     /// Connects to the server that the location names.
-    pub fn open(location: &Location, _options: &BackendOptions) -> Result<Remote> {
-        Err(Error::new(Code::Unsupported, format!("{}: not built yet", location.as_str())))
+    pub fn open(location: &Location, options: &BackendOptions) -> Result<Remote> {
+        check_options(location.as_str(), options)?;
+        let (address, export) = match location.scheme() {
+            "r3map+unix" => {
+                let parameters = location.parameters(&["name"])?;
+                let export = parameters.get("name").unwrap_or_default().to_owned();
+                (Address::Unix(location.file_path()?), export)
+            }
+            _ => {
+                location.parameters(&[])?;
+                let (host, port) = location.host_and_port(DEFAULT_PORT)?;
+                (Address::Tcp(host, port), location.name()?)
+            }
+        };
+        let route = Route::Address { address, insecure: options.insecure };
+        Remote::start(location.as_str(), route, &export)
+    }
+
+    /// Speaks to a server over a connected stream socket, which is the backend's from here on. There is this
+    /// one connection and no other: once it is lost every call fails `disconnected`.
+    pub fn connect(descriptor: OwnedFd, name: &str, options: &BackendOptions) -> Result<Remote> {
+        let url = format!("descriptor:{name}");
+        check_options(&url, options)?;
+        Remote::start(&url, Route::Descriptor(descriptor), name)
+    }
+
+    fn start(url: &str, route: Route, export: &str) -> Result<Remote> {
+        check_name(export).map_err(|error| error.context(url))?;
+        let client = Client::start(url, route, export).map_err(|error| error.context(url))?;
+        Ok(Remote { handle: Arc::new(Handle { client }) })
+    }
+
+    /// This backend as one that is shared, for the ways of waiting that all backends have in common.
+    fn shared(&self) -> Arc<dyn Backend> {
+        Arc::new(Remote { handle: self.handle.clone() })
+    }
+}
+
+fn check_options(url: &str, options: &BackendOptions) -> Result<()> {
+    let BackendOptions { tls_cert, tls_key, tls_ca, tls_pin, token, insecure: _ } = options;
+    let given = [
+        ("tls_cert", tls_cert.is_some()),
+        ("tls_key", tls_key.is_some()),
+        ("tls_ca", tls_ca.is_some()),
+        ("tls_pin", tls_pin.is_some()),
+        ("token", token.is_some()),
+    ];
+    match given.iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((option, _)) => {
+            let message = format!("{url}: {option} needs TLS, which this scheme does not speak");
+            Err(Error::new(Code::InvalidArgument, message))
+        }
     }
 }
 
 impl Backend for Remote {
     fn info(&self) -> &Info {
-        &self.info
+        self.handle.client.info()
     }
-    fn read_at(&self, _buffer: &mut [u8], _offset: u64) -> Result<()> {
-        Err(Error::new(Code::Unsupported, "not built yet"))
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        backend::read(&self.shared(), buffer, offset, &Limit::within(DEADLINE))
     }
-    fn write_at(&self, _data: &[u8], _offset: u64) -> Result<()> {
-        Err(Error::new(Code::Unsupported, "not built yet"))
+
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        backend::write(&self.shared(), data, offset, &Limit::within(DEADLINE))
     }
+
+    fn zero_at(&self, offset: u64, length: u64) -> Result<()> {
+        let limit = Limit::within(DEADLINE);
+        backend::call(&self.shared(), Operation::Zero { offset, length }, &limit, "zero").map(drop)
+    }
+
     fn sync(&self) -> Result<()> {
-        Err(Error::new(Code::Unsupported, "not built yet"))
+        backend::call(&self.shared(), Operation::Sync, &Limit::within(DEADLINE), "sync").map(drop)
+    }
+
+    fn submit(self: Arc<Self>, request: Request) {
+        self.handle.client.submit(request);
+    }
+
+    fn close(&self) -> Result<()> {
+        self.handle.client.close()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // One that was closed, or belongs to the parent of this process, has nothing left to end.
+        let _ = self.client.close();
     }
 }

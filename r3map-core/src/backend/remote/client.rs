@@ -1,0 +1,337 @@
+//! What the connections of one client have in common: who it is, which region it saw first, and what the
+//! server holds that is not durable.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use once_cell::sync::OnceCell;
+
+use super::link::{Body, Link, Travel};
+use super::timer::Timer;
+use crate::backend::{Info, Operation, Priority, Reply, Request};
+use crate::buffer::{Buffer, is_zero};
+use crate::error::{Code, Error, Result};
+use crate::thread::{self, Process};
+use crate::wire::channel::{Channel, Packet, Payload};
+use crate::wire::incoming::Incoming;
+use crate::wire::socket::{self, Address};
+use crate::wire::{self, Header, Hello, Identity, Kind, Welcome, greeting};
+
+/// How long connecting and the greeting may take.
+const GREETING_TIME: Duration = Duration::from_secs(10);
+/// More requests at once than this fill no network the server's answers do not fill already.
+const CONCURRENCY: u32 = 64;
+
+/// How a server is reached.
+pub enum Route {
+    /// At an address, as often as needed.
+    Address {
+        /// Where.
+        address: Address,
+        /// Whether plain TCP to another host is allowed.
+        insecure: bool,
+    },
+    /// Over one connection that somebody else made.
+    Descriptor(OwnedFd),
+}
+
+/// Why there is no connection.
+pub enum Absence {
+    /// The server is away or busy: it may be back.
+    Away(Error),
+    /// The server said no; the next request may ask again.
+    Refused(Error),
+    /// What is there now is another region: for good.
+    Changed(Error),
+}
+
+/// A connection on which the server was greeted.
+pub struct Connected {
+    /// To send.
+    pub channel: Arc<Channel>,
+    /// To receive.
+    pub incoming: Incoming,
+}
+
+/// A client of one export.
+pub struct Client {
+    process: Process,
+    /// Where to connect again; `None` where there is one connection only.
+    address: Option<(Address, bool)>,
+    hello: Hello,
+    info: Info,
+    identity: Identity,
+    kept: Mutex<Kept>,
+    /// The first is for demand; the others are for bulk, connected when first used.
+    links: Vec<Arc<Link>>,
+    timer: Timer,
+    closed: OnceCell<()>,
+}
+
+/// What the server acknowledged and where it stands.
+struct Kept {
+    /// Who keeps what was acknowledged and not synced.
+    keeper: Identity,
+    /// How many writes were acknowledged.
+    acknowledged: u64,
+    /// How many of those were so before a sync that worked.
+    synced: u64,
+    /// Set when the keeper of writes that were not synced is gone: every later sync says so.
+    lost: Option<Error>,
+}
+
+impl Client {
+    /// Connects, greets, and starts the threads.
+    pub fn start(url: &str, route: Route, export: &str) -> Result<Arc<Client>> {
+        let hello = Hello {
+            versions: (wire::OLDEST_VERSION, wire::NEWEST_VERSION),
+            features: 0,
+            client: socket::random()?,
+            generation: 1,
+            role: 0,
+            write: true,
+            export: export.to_owned(),
+            display: display(),
+        };
+        let deadline = Instant::now() + GREETING_TIME;
+        let (socket, address) = match route {
+            Route::Descriptor(socket) => (socket, None),
+            Route::Address { address, insecure } => {
+                (socket::connect(&address, insecure, deadline)?, Some((address, insecure)))
+            }
+        };
+        let (connected, welcome) = greet(socket, &hello, deadline)?;
+        let welcome = welcome?;
+        let info = Info {
+            local: false,
+            read_only: welcome.read_only,
+            chunk_size: welcome.chunk_size,
+            alignment: welcome.alignment,
+            max_request: welcome.max_request,
+            concurrency: CONCURRENCY,
+            identity: Some(welcome.identity),
+            ..Info::local(url, welcome.size)
+        };
+        let roles = if address.is_some() { 2 } else { 1 };
+        let client = Arc::new(Client {
+            process: Process::current(),
+            address,
+            hello,
+            info,
+            identity: welcome.identity,
+            kept: Mutex::new(Kept { keeper: welcome.keeper, acknowledged: 0, synced: 0, lost: None }),
+            links: (0..roles).map(|role| Arc::new(Link::new(role))).collect(),
+            timer: Timer::default(),
+            closed: OnceCell::new(),
+        });
+        let started = thread::spawn("r3map-timer", {
+            let client = client.clone();
+            move || client.timer.run(|now| client.links.iter().filter_map(|link| link.expire(&client, now)).min())
+        });
+        let started = started.map_err(|error| Error::io("start a thread for deadlines", error));
+        let started = started.and_then(|_| client.links[0].start(&client, Some(connected)));
+        started.inspect_err(|error| client.end(error))?;
+        Ok(client)
+    }
+
+    /// What the server said of the region.
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// The timer that ends requests at their deadlines.
+    pub fn timer(&self) -> &Timer {
+        &self.timer
+    }
+
+    /// Whether a lost connection can be made again.
+    pub fn can_reconnect(&self) -> bool {
+        self.address.is_some()
+    }
+
+    /// Sends a request on its way.
+    pub fn submit(self: &Arc<Self>, request: Request) {
+        let Request { operation, priority, deadline, completion } = request;
+        if let Err(error) = self.check(&operation) {
+            return completion.complete(Err(error));
+        }
+        let link = match (priority, &operation) {
+            (Priority::Bulk, Operation::Read { .. } | Operation::Write { .. } | Operation::Zero { .. }) => {
+                &self.links[self.links.len() - 1]
+            }
+            _ => &self.links[0],
+        };
+        let (header, body) = match operation {
+            Operation::Read { buffer, .. } if buffer.is_empty() => return completion.complete(Ok(Reply::Data(buffer))),
+            Operation::Write { data, .. } if data.is_empty() => return completion.complete(Ok(Reply::Done)),
+            Operation::Zero { length: 0, .. } => return completion.complete(Ok(Reply::Done)),
+            Operation::Read { offset, buffer } => {
+                (Header::new(Kind::Read, 0).about(offset, buffer.len() as u64), Body::Read(Some(buffer)))
+            }
+            Operation::Write { offset, data } if is_zero(&data) => {
+                (Header::new(Kind::Zero, 0).about(offset, data.len() as u64), Body::Change(None))
+            }
+            Operation::Write { offset, data } => {
+                let header = Header::new(Kind::Write, 0).about(offset, data.len() as u64).with_payload(&data);
+                (header, Body::Change(Some(Arc::new(data))))
+            }
+            Operation::Zero { offset, length } => {
+                (Header::new(Kind::Zero, 0).about(offset, length), Body::Change(None))
+            }
+            Operation::Sync => (Header::new(Kind::Sync, 0), Body::Sync { covers: self.kept().acknowledged }),
+        };
+        link.submit(self, Travel { header, body, deadline, completion });
+    }
+
+    fn check(&self, operation: &Operation) -> Result<()> {
+        if !self.process.is_current() {
+            let message = "this backend belongs to the process that was forked: open one in the child";
+            return Err(Error::new(Code::Closed, message));
+        }
+        let (offset, length, longest) = match operation {
+            Operation::Read { offset, buffer } => (*offset, buffer.len() as u64, u64::from(self.info.max_request)),
+            Operation::Write { offset, data } => (*offset, data.len() as u64, u64::from(self.info.max_request)),
+            Operation::Zero { offset, length } => (*offset, *length, u64::MAX),
+            Operation::Sync => return Ok(()),
+        };
+        if self.info.read_only && !matches!(operation, Operation::Read { .. }) {
+            return Err(Error::new(Code::ReadOnly, format!("{} is exported read-only", self.info.name)));
+        }
+        if length > longest {
+            let message = format!("{}: {length} bytes in one request; the most is {longest}", self.info.name);
+            return Err(Error::new(Code::InvalidArgument, message));
+        }
+        self.info.check(offset, length)
+    }
+
+    /// Connects again for a link.
+    pub fn connect(&self, role: u16, generation: u64) -> std::result::Result<Connected, Absence> {
+        let Some((address, insecure)) = &self.address else {
+            return Err(Absence::Away(Error::new(Code::Disconnected, "there is no address to connect to again")));
+        };
+        let deadline = Instant::now() + GREETING_TIME;
+        let hello = Hello { generation, role, ..self.hello.clone() };
+        let socket = socket::connect(address, *insecure, deadline).map_err(|error| match error.code() {
+            Code::PermissionDenied => Absence::Refused(error),
+            _ => Absence::Away(error),
+        })?;
+        let (connected, welcome) = greet(socket, &hello, deadline).map_err(Absence::Away)?;
+        let welcome = welcome.map_err(|error| match error.code() {
+            Code::InvalidArgument | Code::NotFound | Code::PermissionDenied => Absence::Refused(error),
+            Code::Unsupported | Code::NotAuthenticated => Absence::Refused(error),
+            _ => Absence::Away(error),
+        })?;
+        self.recognize(&welcome).map_err(Absence::Changed)?;
+        Ok(connected)
+    }
+
+    /// Makes sure that the region is the one that was opened, and notices a keeper that is gone.
+    fn recognize(&self, welcome: &Welcome) -> Result<()> {
+        let changed = match () {
+            _ if welcome.size != self.info.size => format!("{} bytes instead of {}", welcome.size, self.info.size),
+            _ if welcome.identity != self.identity => "another identity".to_owned(),
+            _ => {
+                self.kept().now_with(welcome.keeper, &self.info.name);
+                return Ok(());
+            }
+        };
+        let message = format!("{}: the server now shows another region, with {changed}: open it anew", self.info.name);
+        Err(Error::new(Code::Corrupt, message))
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Takes down that the server acknowledged this, or says why it is worth nothing.
+    pub fn acknowledged(&self, body: &Body) -> Result<()> {
+        let mut kept = self.kept();
+        match body {
+            Body::Read(_) => {}
+            Body::Change(_) => kept.acknowledged += 1,
+            Body::Sync { covers } => match &kept.lost {
+                Some(lost) => return Err(lost.clone()),
+                None => kept.synced = kept.synced.max(*covers),
+            },
+        }
+        Ok(())
+    }
+
+    /// Takes down that the server made all it acknowledged durable before it closed.
+    pub fn server_synced(&self) {
+        let mut kept = self.kept();
+        kept.synced = kept.acknowledged;
+    }
+
+    /// Ends everything with `closed`; fails so itself if that was done before.
+    pub fn close(&self) -> Result<()> {
+        let error = Error::new(Code::Closed, format!("{} is closed", self.info.name));
+        if !self.process.is_current() || self.closed.set(()).is_err() {
+            return Err(error);
+        }
+        self.end(&error);
+        Ok(())
+    }
+
+    /// Fails all requests, now and later, with this error, and lets connections and threads go.
+    pub fn end(&self, error: &Error) {
+        self.links.iter().for_each(|link| link.end(error));
+        self.timer.end();
+    }
+}
+
+impl Kept {
+    fn now_with(&mut self, keeper: Identity, name: &str) {
+        if keeper == self.keeper {
+            return;
+        }
+        self.keeper = keeper;
+        if self.acknowledged > self.synced && self.lost.is_none() {
+            let message = format!(
+                "{name}: the server was restarted and may have lost {} writes that it acknowledged and nobody synced",
+                self.acknowledged - self.synced
+            );
+            let lost = Error::new(Code::Io, message);
+            tracing::error!(error = %lost, "acknowledged writes may be lost");
+            self.lost = Some(lost);
+        }
+    }
+}
+
+/// Says HELLO and takes the answer: a WELCOME, or the error with which the server refuses.
+fn greet(socket: OwnedFd, hello: &Hello, deadline: Instant) -> Result<(Connected, Result<Welcome>)> {
+    let channel = Arc::new(Channel::new(socket, Duration::ZERO)?);
+    let mut incoming = Incoming::new();
+    let payload = Payload::Owned(Buffer::copy_of(&hello.encode()));
+    // The send may meet a refusal that is on its way already: what the server says counts.
+    let sent = channel.send(Packet::new(Header::new(Kind::Hello, 0), payload));
+    let header = match incoming.header(&channel, Some(deadline), GREETING_TIME) {
+        Ok(Some(header)) => header,
+        Ok(None) => {
+            sent?;
+            return Err(Error::new(Code::Disconnected, "the server closed the connection without a word"));
+        }
+        Err(error) => return Err(sent.err().unwrap_or(error).context("greet the server")),
+    };
+    let mut payload = Buffer::new(header.payload as usize);
+    incoming.payload(&channel, &header, &mut payload)?;
+    let welcome = match header.kind {
+        Kind::Welcome => Welcome::decode(&payload)?,
+        Kind::Error => return Ok((Connected { channel, incoming }, Err(greeting::decode_error(&header, &payload)))),
+        other => return Err(Error::new(Code::Corrupt, format!("the server answered a HELLO with {other:?}"))),
+    };
+    if !(wire::OLDEST_VERSION..=wire::NEWEST_VERSION).contains(&welcome.version) || welcome.features != 0 {
+        return Err(Error::new(Code::Corrupt, "the server chose a version or feature that was not offered"));
+    }
+    Ok((Connected { channel, incoming }, Ok(welcome)))
+}
+
+/// Who this is, for the people at the server: program, process and host.
+fn display() -> String {
+    let program = std::env::current_exe().ok();
+    let program = program.as_deref().and_then(|path| path.file_name()).unwrap_or_default().to_string_lossy();
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let display = format!("{program}[{}]@{}", std::process::id(), host.trim());
+    display.chars().filter(|letter| letter.is_ascii_graphic()).take(wire::MAX_NAME).collect()
+}

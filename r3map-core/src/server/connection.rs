@@ -1,0 +1,307 @@
+//! One connection: greeting, requests, answers, goodbye.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use once_cell::sync::Lazy;
+
+use super::session::Session;
+use super::{Export, Inner, Working};
+use crate::backend::{self, Completion, Operation, Priority, Reply, Request};
+use crate::buffer::{Buffer, is_zero};
+use crate::cancel::deadline_in;
+use crate::error::{Code, Error, Result};
+use crate::wire::channel::{Channel, Packet, Payload};
+use crate::wire::header::{SYNCED, ZEROES};
+use crate::wire::incoming::Incoming;
+use crate::wire::{self, Header, Hello, Identity, Kind, MAX_PAYLOAD, Welcome, greeting};
+
+/// How long a client may take for its HELLO.
+const GREETING_TIME: Duration = Duration::from_secs(10);
+/// How long the last frames may take to reach the client.
+const GOODBYE_TIME: Duration = Duration::from_secs(1);
+/// The default unit of transfer over a network, at least.
+const CHUNK_SIZE: u32 = 256 << 10;
+/// How much of one connection may be under way at the backend before no more is taken in.
+const MOST_REQUESTS: usize = 1024;
+const MOST_BYTES: u64 = 64 << 20;
+
+/// Serves a connection to its end. One that is not admitted is greeted with the reason.
+pub fn serve(server: &Inner, channel: &Arc<Channel>, admitted: Result<()>) {
+    let mut incoming = Incoming::new();
+    if let Err(error) = run(server, channel, &mut incoming, admitted) {
+        tracing::debug!(%error, "a connection ended");
+        let _ = send_error(channel, 0, &error);
+    }
+    channel.linger(GOODBYE_TIME);
+}
+
+fn run(server: &Inner, channel: &Arc<Channel>, incoming: &mut Incoming, admitted: Result<()>) -> Result<()> {
+    let deadline = Instant::now() + GREETING_TIME;
+    let Some((id, hello)) = read_hello(channel, incoming, deadline)? else { return Ok(()) };
+    admitted?;
+    if hello.versions.0 > wire::NEWEST_VERSION || hello.versions.1 < wire::OLDEST_VERSION {
+        let message = format!(
+            "the client speaks versions {} to {} of the protocol, this server {} to {}: one of them is too old",
+            hello.versions.0,
+            hello.versions.1,
+            wire::OLDEST_VERSION,
+            wire::NEWEST_VERSION
+        );
+        return Err(Error::new(Code::Unsupported, message));
+    }
+    let export = server.export(&hello.export)?;
+    let session = server.sessions.enter(&hello, channel, deadline)?;
+    let working = Working::begin(server)?;
+    let connection = Arc::new(Connection {
+        priority: if hello.role == 0 { Priority::Demand } else { Priority::Bulk },
+        max_request: export.backend.info().max_request.clamp(1, MAX_PAYLOAD),
+        deadline: server.options.deadline,
+        channel: channel.clone(),
+        export,
+        under_way: Mutex::default(),
+        ended: Condvar::new(),
+    });
+    let welcome = connection.welcome(server.life, hello.versions.1.min(wire::NEWEST_VERSION));
+    let payload = Payload::Owned(Buffer::copy_of(&welcome.encode()));
+    let outcome = channel.send(Packet::new(Header::new(Kind::Welcome, id), payload));
+    let outcome = outcome.and_then(|()| connection.take_requests(incoming));
+    connection.finish(session, working);
+    outcome
+}
+
+fn read_hello(channel: &Channel, incoming: &mut Incoming, deadline: Instant) -> Result<Option<(u64, Hello)>> {
+    let Some(header) = incoming.header(channel, Some(deadline), GREETING_TIME)? else { return Ok(None) };
+    if header.kind != Kind::Hello {
+        return Err(Error::new(
+            Code::InvalidArgument,
+            format!("a connection begins with a HELLO, not {:?}", header.kind),
+        ));
+    }
+    let mut payload = Buffer::new(header.payload as usize);
+    incoming.payload(channel, &header, &mut payload)?;
+    Ok(Some((header.id, Hello::decode(&payload)?)))
+}
+
+fn send_error(channel: &Channel, id: u64, error: &Error) -> Result<()> {
+    let (header, payload) = greeting::encode_error(id, error);
+    channel.send(Packet::new(header, Payload::Owned(Buffer::copy_of(&payload))))
+}
+
+struct Connection {
+    priority: Priority,
+    max_request: u32,
+    deadline: Duration,
+    channel: Arc<Channel>,
+    export: Arc<Export>,
+    under_way: Mutex<UnderWay>,
+    /// Told when nothing is under way any more.
+    ended: Condvar,
+}
+
+/// What the backend has not answered yet.
+#[derive(Default)]
+struct UnderWay {
+    requests: usize,
+    bytes: u64,
+}
+
+impl UnderWay {
+    fn is_full(&self) -> bool {
+        self.requests >= MOST_REQUESTS || self.bytes >= MOST_BYTES
+    }
+}
+
+impl Connection {
+    fn welcome(&self, life: Identity, version: u16) -> Welcome {
+        let info = self.export.backend.info();
+        Welcome {
+            version,
+            features: 0,
+            size: info.size,
+            read_only: self.export.read_only,
+            chunk_size: info.chunk_size.max(CHUNK_SIZE),
+            alignment: info.alignment,
+            max_request: self.max_request,
+            identity: self.export.identity,
+            // A file's writes are in the kernel's keeping once acknowledged, also when this process dies.
+            keeper: if info.local && info.identity.is_some() { BOOT.unwrap_or(life) } else { life },
+        }
+    }
+
+    fn take_requests(self: &Arc<Self>, incoming: &mut Incoming) -> Result<()> {
+        loop {
+            // Nobody who does not receive answers gets more of them made.
+            while (self.channel.is_backed_up() || self.under_way().is_full()) && !self.channel.is_stopped() {
+                self.channel.wait(false, None)?;
+            }
+            let Some(header) = incoming.header(&self.channel, None, self.deadline)? else { return Ok(()) };
+            match header.kind {
+                Kind::Read => self.read(&header)?,
+                Kind::Write => self.write(&header, incoming)?,
+                Kind::Zero => self.zero(&header)?,
+                Kind::Sync => self.on_pool(&header, Operation::Sync),
+                Kind::Close => return Ok(()),
+                other => {
+                    let message = format!("a frame {other:?} makes no sense from a client that was welcomed");
+                    return Err(Error::new(Code::InvalidArgument, message));
+                }
+            }
+        }
+    }
+
+    /// Why a request is refused before it reaches the backend, if it is.
+    fn check(&self, header: &Header) -> Result<()> {
+        if header.kind != Kind::Read && self.export.read_only {
+            return Err(Error::new(Code::ReadOnly, "the export is read-only"));
+        }
+        if header.kind != Kind::Zero && header.length > u64::from(self.max_request) {
+            let message = format!("{} bytes at once; the most is {}", header.length, self.max_request);
+            return Err(Error::new(Code::InvalidArgument, message));
+        }
+        self.export.backend.info().check(header.offset, header.length)
+    }
+
+    fn read(self: &Arc<Self>, header: &Header) -> Result<()> {
+        if let Err(error) = self.check(header) {
+            return send_error(&self.channel, header.id, &error);
+        }
+        let mut buffer = Buffer::new(header.length as usize);
+        match self.export.backend.try_read_at(&mut buffer, header.offset) {
+            Some(outcome) => self.answer(header, outcome.map(|()| Reply::Data(buffer))),
+            None => {
+                self.submit(header, Operation::Read { offset: header.offset, buffer });
+                Ok(())
+            }
+        }
+    }
+
+    fn write(self: &Arc<Self>, header: &Header, incoming: &mut Incoming) -> Result<()> {
+        if let Err(error) = self.check(header) {
+            incoming.skip(&self.channel, header)?;
+            return send_error(&self.channel, header.id, &error);
+        }
+        let mut data = Buffer::new(header.payload as usize);
+        incoming.payload(&self.channel, header, &mut data)?;
+        // A newer connection may have cut this one while the payload came.
+        if self.channel.is_stopped() {
+            return Ok(());
+        }
+        self.export.written.store(true, Ordering::SeqCst);
+        match self.export.backend.try_write_at(&data, header.offset) {
+            Some(outcome) => self.answer(header, outcome.map(|()| Reply::Done)),
+            None => {
+                self.submit(header, Operation::Write { offset: header.offset, data });
+                Ok(())
+            }
+        }
+    }
+
+    fn zero(self: &Arc<Self>, header: &Header) -> Result<()> {
+        if let Err(error) = self.check(header) {
+            return send_error(&self.channel, header.id, &error);
+        }
+        self.export.written.store(true, Ordering::SeqCst);
+        let operation = Operation::Zero { offset: header.offset, length: header.length };
+        if header.length > u64::from(self.max_request) {
+            self.on_pool(header, operation);
+        } else {
+            self.submit(header, operation);
+        }
+        Ok(())
+    }
+
+    fn submit(self: &Arc<Self>, header: &Header, operation: Operation) {
+        let request = self.request(header, operation);
+        self.export.backend.clone().submit(request);
+    }
+
+    /// As `submit`, for what takes long even where the bytes are local.
+    fn on_pool(self: &Arc<Self>, header: &Header, operation: Operation) {
+        let request = self.request(header, operation);
+        let backend = self.export.backend.clone();
+        if backend.info().local { backend::perform_on_pool(backend, request) } else { backend.submit(request) }
+    }
+
+    fn request(self: &Arc<Self>, header: &Header, operation: Operation) -> Request {
+        let (connection, header) = (self.clone(), *header);
+        let bytes = if header.kind == Kind::Zero { 0 } else { header.length };
+        {
+            let mut under_way = self.under_way();
+            under_way.requests += 1;
+            under_way.bytes += bytes;
+        }
+        Request {
+            operation,
+            priority: self.priority,
+            deadline: deadline_in(self.deadline),
+            completion: Completion::new(move |outcome| {
+                // A client that is gone needs no answer, and its thread learns so by itself.
+                let _ = connection.answer(&header, outcome);
+                connection.leave(bytes);
+            }),
+        }
+    }
+
+    fn leave(&self, bytes: u64) {
+        let mut under_way = self.under_way();
+        let was_full = under_way.is_full();
+        under_way.requests -= 1;
+        under_way.bytes -= bytes;
+        if was_full && !under_way.is_full() {
+            self.channel.wake();
+        }
+        if under_way.requests == 0 {
+            self.ended.notify_all();
+        }
+    }
+
+    fn under_way(&self) -> std::sync::MutexGuard<'_, UnderWay> {
+        self.under_way.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn answer(&self, header: &Header, outcome: Result<Reply>) -> Result<()> {
+        let done = Header::new(Kind::Done, header.id);
+        let data = Header::new(Kind::Data, header.id).about(header.offset, header.length);
+        let packet = match (header.kind, outcome) {
+            (_, Err(error)) => return send_error(&self.channel, header.id, &error),
+            (Kind::Read, Ok(Reply::Zeroes)) => Packet::bare(data.with_flags(ZEROES)),
+            (Kind::Read, Ok(Reply::Data(buffer))) if buffer.len() as u64 == header.length => {
+                if is_zero(&buffer) {
+                    Packet::bare(data.with_flags(ZEROES))
+                } else {
+                    Packet::new(data, Payload::Owned(buffer))
+                }
+            }
+            (Kind::Read, Ok(_)) => {
+                let error = backend::short_reply(self.export.backend.info());
+                return send_error(&self.channel, header.id, &error);
+            }
+            (_, Ok(_)) => Packet::bare(done),
+        };
+        self.channel.send(packet)
+    }
+
+    /// Waits for what is under way, then says goodbye if the server closes.
+    fn finish(&self, session: Session<'_>, working: Working<'_>) {
+        let mut under_way = self.under_way();
+        while under_way.requests > 0 {
+            under_way = self.ended.wait(under_way).unwrap_or_else(|e| e.into_inner());
+        }
+        drop(under_way);
+        // Only now may a newer connection of this client begin.
+        drop(session);
+        if let Some(synced) = working.end() {
+            let flags = if synced { SYNCED } else { 0 };
+            let _ = self.channel.send(Packet::bare(Header::new(Kind::Close, 0).with_flags(flags)));
+        }
+    }
+}
+
+/// What names this boot of the kernel.
+static BOOT: Lazy<Option<Identity>> = Lazy::new(|| {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    u128::from_str_radix(&digits, 16).ok().map(u128::to_be_bytes)
+});

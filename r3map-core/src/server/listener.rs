@@ -1,0 +1,194 @@
+//! An address at which a server accepts connections, and the file of a UNIX socket.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{Shutdown, TcpListener};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+
+use super::Inner;
+use crate::error::{Code, Error, Result};
+use crate::thread;
+use crate::wire::socket;
+
+/// An address being listened at, and its thread.
+pub struct Listener {
+    url: String,
+    socket: Arc<Socket>,
+    file: Option<SocketFile>,
+    thread: JoinHandle<()>,
+}
+
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Socket {
+    fn accept(&self) -> io::Result<OwnedFd> {
+        match self {
+            Socket::Tcp(listener) => listener.accept().map(|(stream, _)| stream.into()),
+            Socket::Unix(listener) => listener.accept().map(|(stream, _)| stream.into()),
+        }
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Socket::Tcp(listener) => listener.as_raw_fd(),
+            Socket::Unix(listener) => listener.as_raw_fd(),
+        }
+    }
+}
+
+impl Listener {
+    /// Listens at `host:port` or `unix:/path` for a server.
+    pub fn start(address: &str, server: &Arc<Inner>) -> Result<Listener> {
+        let (socket, url, file) = match address.strip_prefix("unix:") {
+            Some(path) => {
+                let (listener, file) = listen_unix(Path::new(path))?;
+                (Socket::Unix(listener), format!("r3map+unix://{}", encode(path)), Some(file))
+            }
+            None => {
+                let (listener, url) = listen_tcp(address, server.options.insecure)?;
+                (Socket::Tcp(listener), url, None)
+            }
+        };
+        let socket = Arc::new(socket);
+        let thread = thread::spawn("r3map-listen", {
+            let (socket, server) = (socket.clone(), server.clone());
+            move || accept(&socket, &server)
+        });
+        let thread = thread.map_err(|error| Error::io("start a thread to listen", error))?;
+        Ok(Listener { url, socket, file, thread })
+    }
+
+    /// The address as a client writes it in a URL.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Accepts no more, and takes the file of a UNIX socket away.
+    pub fn stop(self) {
+        // The file goes first: whoever connects from here on is told at once that nobody is there.
+        drop(self.file);
+        // On Linux this wakes a thread in accept.
+        socket::shutdown(&*self.socket, Shutdown::Both);
+        if self.thread.join().is_err() {
+            tracing::error!(address = self.url, "the thread that listened had panicked");
+        }
+    }
+}
+
+fn accept(socket: &Socket, server: &Arc<Inner>) {
+    loop {
+        match socket.accept() {
+            Ok(descriptor) => {
+                if let Err(error) = server.admit(descriptor) {
+                    tracing::warn!(%error, "a connection was turned away");
+                }
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return,
+            Err(error) => {
+                // Out of descriptors or memory: those who wait in the queue may get in later.
+                tracing::warn!(%error, "cannot accept a connection");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+    }
+}
+
+fn listen_tcp(address: &str, insecure: bool) -> Result<(TcpListener, String)> {
+    let parts = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+    let Some((host, port)) = parts.filter(|(host, _)| !host.is_empty() && !host.contains('/')) else {
+        let message = format!("{address:?} is no address to listen at: write HOST:PORT or unix:/PATH");
+        return Err(Error::new(Code::InvalidArgument, message));
+    };
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let failed = |error: Error| error.context(format!("listen at {address}"));
+    let found = socket::resolve(bare, port, insecure).map_err(failed)?;
+    let listener = TcpListener::bind(&found[..]).map_err(|error| Error::io(format!("listen at {address}"), error))?;
+    let chosen = listener.local_addr().map_err(|error| Error::io(format!("listen at {address}"), error))?.port();
+    let host = if bare.contains(':') { format!("[{bare}]") } else { bare.to_owned() };
+    Ok((listener, format!("r3map://{host}:{chosen}")))
+}
+
+/// The file of a UNIX socket; gone when dropped, if it is still the one that was made.
+struct SocketFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let now = fs::symlink_metadata(&self.path).map(|found| (found.dev(), found.ino()));
+        if now.is_ok_and(|now| now == self.identity) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn listen_unix(path: &Path) -> Result<(UnixListener, SocketFile)> {
+    if !path.is_absolute() {
+        let message = format!("unix:{}: the path of a socket begins with a slash", path.display());
+        return Err(Error::new(Code::InvalidArgument, message));
+    }
+    socket::unix_address(path)?;
+    let failed = |error| Error::io(format!("listen at unix:{}", path.display()), error);
+    // Two servers that find the same stale file must not both replace it.
+    let _lock = path.parent().map(lock_directory).transpose()?;
+    let listener = match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            remove_stale(path)?;
+            UnixListener::bind(path)
+        }
+        outcome => outcome,
+    };
+    let listener = listener.map_err(failed)?;
+    let made = fs::symlink_metadata(path).map_err(failed)?;
+    Ok((listener, SocketFile { path: path.to_owned(), identity: (made.dev(), made.ino()) }))
+}
+
+fn remove_stale(path: &Path) -> Result<()> {
+    let name = path.display();
+    let found = fs::symlink_metadata(path).map_err(|error| Error::io(format!("look at {name}"), error))?;
+    if !found.file_type().is_socket() {
+        return Err(Error::new(Code::Busy, format!("listen at unix:{name}: a file that is no socket is there")));
+    }
+    if socket::is_served(path) {
+        return Err(Error::new(Code::Busy, format!("listen at unix:{name}: another server listens there")));
+    }
+    fs::remove_file(path).map_err(|error| Error::io(format!("replace the stale socket {name}"), error))
+}
+
+/// A lock that leaves nothing behind. A directory that cannot be opened for it does without.
+fn lock_directory(path: &Path) -> Result<Option<Flock<File>>> {
+    let Ok(mut directory) = File::open(path) else { return Ok(None) };
+    for _ in 0..100 {
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(Some(lock)),
+            Err((back, nix::errno::Errno::EWOULDBLOCK)) => directory = back,
+            Err(_) => return Ok(None),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Err(Error::new(Code::Busy, format!("listen: another process holds a lock on {}", path.display())))
+}
+
+/// A path as it stands in a URL.
+fn encode(path: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
+    let mut text = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        if plain(byte) { text.push(byte as char) } else { text.push_str(&format!("%{byte:02X}")) }
+    }
+    text
+}

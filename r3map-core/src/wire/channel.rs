@@ -1,0 +1,266 @@
+//! The sending side of a connection, and the one place where its thread waits.
+//!
+//! Any thread sends, at once if the socket takes it. What it does not take is queued, and the thread that
+//! receives brings it out while it waits; so nobody who sends is ever held up by a slow peer.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::socket::{MsgFlags, sendmsg};
+
+use crate::buffer::Buffer;
+use crate::cancel::deadline_in;
+use crate::error::{Code, Error, Result};
+use crate::wire::{HEADER_LENGTH, Header, socket};
+
+/// The bytes behind a header.
+pub enum Payload {
+    /// None.
+    Empty,
+    /// Bytes that nobody needs afterwards.
+    Owned(Buffer),
+    /// Bytes that may have to be sent again.
+    Shared(Arc<Buffer>),
+}
+
+impl Payload {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Payload::Empty => &[],
+            Payload::Owned(buffer) => buffer,
+            Payload::Shared(buffer) => buffer,
+        }
+    }
+}
+
+/// A frame ready to be sent.
+pub struct Packet {
+    header: [u8; HEADER_LENGTH],
+    payload: Payload,
+}
+
+impl Packet {
+    /// The frame of this header and payload, of which the header gets length and checksum.
+    pub fn new(header: Header, payload: Payload) -> Packet {
+        Packet::ready(header.with_payload(payload.bytes()), payload)
+    }
+
+    /// The frame of a header that knows its payload already.
+    pub fn ready(header: Header, payload: Payload) -> Packet {
+        Packet { header: header.encode(), payload }
+    }
+
+    /// A frame without payload.
+    pub fn bare(header: Header) -> Packet {
+        Packet::ready(header, Payload::Empty)
+    }
+
+    fn length(&self) -> usize {
+        HEADER_LENGTH + self.payload.bytes().len()
+    }
+}
+
+struct Outgoing {
+    queue: VecDeque<Packet>,
+    /// How much of the first packet is out.
+    sent: usize,
+    /// When the first packet became the first.
+    since: Instant,
+}
+
+/// A connected socket.
+pub struct Channel {
+    socket: OwnedFd,
+    wake: EventFd,
+    outgoing: Mutex<Outgoing>,
+    stopped: AtomicBool,
+    /// How long the peer may take to receive one frame; zero is for ever.
+    patience: Duration,
+}
+
+impl Channel {
+    /// Takes over a connected stream socket.
+    pub fn new(socket: OwnedFd, patience: Duration) -> Result<Channel> {
+        socket::prepare(&socket);
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+            .map_err(|errno| Error::io("make an event descriptor", errno.into()))?;
+        let outgoing = Mutex::new(Outgoing { queue: VecDeque::new(), sent: 0, since: Instant::now() });
+        Ok(Channel { socket, wake, outgoing, stopped: AtomicBool::new(false), patience })
+    }
+
+    pub(super) fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
+    fn outgoing(&self) -> MutexGuard<'_, Outgoing> {
+        self.outgoing.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Sends a frame, or queues what the socket does not take now. An error means the connection is over.
+    pub fn send(&self, packet: Packet) -> Result<()> {
+        let mut outgoing = self.outgoing();
+        let idle = outgoing.queue.is_empty();
+        let mut sent = 0;
+        if idle && self.push(&packet, &mut sent)? {
+            return Ok(());
+        }
+        outgoing.queue.push_back(packet);
+        if idle {
+            outgoing.sent = sent;
+            outgoing.since = Instant::now();
+            self.wake();
+        }
+        Ok(())
+    }
+
+    /// Whether frames wait to go out.
+    pub fn is_backed_up(&self) -> bool {
+        !self.outgoing().queue.is_empty()
+    }
+
+    /// Sends as much of a packet as the socket takes; says whether that was all.
+    fn push(&self, packet: &Packet, sent: &mut usize) -> Result<bool> {
+        let payload = packet.payload.bytes();
+        while *sent < packet.length() {
+            let header = &packet.header[(*sent).min(HEADER_LENGTH)..];
+            let rest = &payload[sent.saturating_sub(HEADER_LENGTH)..];
+            let pieces = [IoSlice::new(header), IoSlice::new(rest)];
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            match sendmsg::<()>(self.socket.as_raw_fd(), &pieces, &[], flags, None) {
+                Ok(count) => *sent += count,
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(false),
+                Err(errno) => {
+                    // Half a frame may be out: nothing sensible can follow it.
+                    self.shutdown();
+                    return Err(Error::io("send", errno.into()));
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Sends queued frames for as long as the socket takes them.
+    fn drain(&self) -> Result<()> {
+        let mut outgoing = self.outgoing();
+        let outgoing = &mut *outgoing;
+        while let Some(packet) = outgoing.queue.front() {
+            if !self.push(packet, &mut outgoing.sent)? {
+                break;
+            }
+            outgoing.queue.pop_front();
+            outgoing.sent = 0;
+            outgoing.since = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// Waits until something may have changed: input where it is wanted, room for queued frames (which then
+    /// go out), or a [`wake`](Channel::wake). Fails when `deadline` passes or the connection is over.
+    pub fn wait(&self, input: bool, deadline: Option<Instant>) -> Result<()> {
+        let late = {
+            let outgoing = self.outgoing();
+            (!outgoing.queue.is_empty()).then(|| outgoing.since)
+        };
+        let stuck = late.and_then(|since| match self.patience {
+            Duration::ZERO => None,
+            patience => since.checked_add(patience),
+        });
+        let until = match (deadline, stuck) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        let mut events = PollFlags::empty();
+        events.set(PollFlags::POLLIN, input);
+        events.set(PollFlags::POLLOUT, late.is_some());
+        let mut watched = [PollFd::new(self.socket.as_fd(), events), PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
+        let ready = match poll(&mut watched, timeout_until(until)) {
+            Ok(ready) => ready,
+            Err(Errno::EINTR) => return Ok(()),
+            Err(errno) => return Err(Error::io("wait for a socket", errno.into())),
+        };
+        if ready == 0 {
+            let now = Instant::now();
+            return match until {
+                Some(until) if now >= until => Err(Error::new(
+                    Code::Timeout,
+                    if Some(until) == stuck { "the peer does not receive" } else { "the peer went silent" },
+                )),
+                _ => Ok(()),
+            };
+        }
+        if watched[1].any() == Some(true) {
+            // Read to reset it; whoever waits looks at what changed.
+            let _ = self.wake.read();
+        }
+        let seen = watched[0].revents().unwrap_or(PollFlags::empty());
+        if seen.contains(PollFlags::POLLOUT) {
+            self.drain()?;
+        } else if !input && seen.intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL) {
+            return Err(Error::new(Code::Disconnected, "the peer is gone"));
+        }
+        Ok(())
+    }
+
+    /// Makes a thread in [`wait`](Channel::wait) look again.
+    pub fn wake(&self) {
+        // It can only fail when it is full of wake-ups already.
+        let _ = self.wake.write(1);
+    }
+
+    /// Takes no more frames in; what is under way goes on.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Whether no more frames are taken in.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
+
+    /// Ends the connection at once: nothing more is taken in, nothing more goes out.
+    pub fn shutdown(&self) {
+        self.stop();
+        socket::shutdown(&self.socket, Shutdown::Both);
+    }
+
+    /// Brings queued frames out, says that no more come, and waits for the peer to end its side: closing a
+    /// socket with bytes unread would take the last frames back from the peer.
+    pub fn linger(&self, time: Duration) {
+        let deadline = deadline_in(time);
+        while self.is_backed_up() && self.wait(false, deadline).is_ok() {}
+        socket::shutdown(&self.socket, Shutdown::Write);
+        let mut unwanted = [0; 4096];
+        loop {
+            match nix::sys::socket::recv(self.socket.as_raw_fd(), &mut unwanted, MsgFlags::MSG_DONTWAIT) {
+                Ok(0) => return,
+                Ok(_) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => return,
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) if self.wait(true, deadline).is_ok() => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// The time until then as poll takes it, rounded up so that nobody spins through the last millisecond.
+pub(super) fn timeout_until(until: Option<Instant>) -> PollTimeout {
+    let Some(until) = until else { return PollTimeout::NONE };
+    let left = until.saturating_duration_since(Instant::now());
+    let milliseconds = left.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128) as i32;
+    PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)
+}
+
+/// The error of a peer that closed its end.
+pub(super) fn ended() -> Error {
+    Error::io("receive", io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was closed inside a frame"))
+}

@@ -1,0 +1,185 @@
+//! The header of a frame: what it is, what it is about, how long its payload is, and two checksums.
+
+use crate::error::{Code, Error, Result};
+use crate::wire::{HEADER_LENGTH, MAGIC, MAX_GREETING, MAX_MESSAGE, MAX_PAYLOAD};
+
+/// What a frame is. Numbers not listed here are kept for later; `docs/wire.md` says which for what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Kind {
+    /// Client: the first frame of a connection, which names the export.
+    Hello = 0x01,
+    /// Server: the connection is accepted.
+    Welcome = 0x02,
+    /// Server: a request failed or, with id 0, the connection did and ends.
+    Error = 0x03,
+    /// Either: no more from this side; what is under way is still answered.
+    Close = 0x04,
+    /// Client: `length` bytes at `offset`, please.
+    Read = 0x10,
+    /// Client: the payload belongs at `offset`.
+    Write = 0x11,
+    /// Client: `length` bytes at `offset` are to be zero.
+    Zero = 0x12,
+    /// Client: all that was acknowledged before this was sent is to be durable.
+    Sync = 0x13,
+    /// Server: the bytes read.
+    Data = 0x20,
+    /// Server: a write, zero or sync is done.
+    Done = 0x21,
+}
+
+impl Kind {
+    const ALL: [Kind; 10] = [
+        Kind::Hello,
+        Kind::Welcome,
+        Kind::Error,
+        Kind::Close,
+        Kind::Read,
+        Kind::Write,
+        Kind::Zero,
+        Kind::Sync,
+        Kind::Data,
+        Kind::Done,
+    ];
+
+    fn from_number(number: u16) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| *kind as u16 == number)
+    }
+
+    /// The flags that mean something in a frame of this kind.
+    fn known_flags(self) -> u16 {
+        match self {
+            Kind::Data => ZEROES,
+            Kind::Error => RETRYABLE,
+            Kind::Close => SYNCED,
+            _ => 0,
+        }
+    }
+}
+
+/// Flag of DATA: the bytes are all zero and are not sent.
+pub const ZEROES: u16 = 1 << 0;
+/// Flag of ERROR: the same request may succeed later.
+pub const RETRYABLE: u16 = 1 << 1;
+/// Flag of CLOSE from a server: all that it acknowledged is durable.
+pub const SYNCED: u16 = 1 << 2;
+
+/// The header of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// What the frame is.
+    pub kind: Kind,
+    /// Flags of its kind.
+    pub flags: u16,
+    /// The request it is or answers; 0 where it is about the connection.
+    pub id: u64,
+    /// Where the range begins, in bytes.
+    pub offset: u64,
+    /// How long the range is, in bytes.
+    pub length: u64,
+    /// Length of the payload that follows, in bytes.
+    pub payload: u32,
+    /// CRC32C of the payload.
+    pub payload_crc: u32,
+}
+
+impl Header {
+    /// The header of a frame without range or payload.
+    pub fn new(kind: Kind, id: u64) -> Header {
+        Header { kind, flags: 0, id, offset: 0, length: 0, payload: 0, payload_crc: 0 }
+    }
+
+    /// The same about a range.
+    pub fn about(self, offset: u64, length: u64) -> Header {
+        Header { offset, length, ..self }
+    }
+
+    /// The same with these flags.
+    pub fn with_flags(self, flags: u16) -> Header {
+        Header { flags, ..self }
+    }
+
+    /// The same for a frame with this payload, whose length the caller has kept to what its kind allows.
+    pub fn with_payload(self, payload: &[u8]) -> Header {
+        Header { payload: payload.len() as u32, payload_crc: crc32c::crc32c(payload), ..self }
+    }
+
+    /// The header as it is sent.
+    pub fn encode(&self) -> [u8; HEADER_LENGTH] {
+        let mut bytes = [0; HEADER_LENGTH];
+        bytes[0..4].copy_from_slice(&MAGIC);
+        bytes[4..6].copy_from_slice(&(self.kind as u16).to_le_bytes());
+        bytes[6..8].copy_from_slice(&self.flags.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.id.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.offset.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.length.to_le_bytes());
+        bytes[32..36].copy_from_slice(&self.payload.to_le_bytes());
+        bytes[36..40].copy_from_slice(&self.payload_crc.to_le_bytes());
+        let crc = crc32c::crc32c(&bytes[..44]);
+        bytes[44..48].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    /// The header that was received. It is intact, of a known kind, and its payload is no longer than that
+    /// kind allows; whether the range lies inside a region is not known here.
+    pub fn decode(bytes: &[u8; HEADER_LENGTH]) -> Result<Header> {
+        if bytes[..4] != MAGIC {
+            return Err(corrupt("it does not begin as a frame of r3map does: another protocol is spoken here"));
+        }
+        if crc32c::crc32c(&bytes[..44]) != u32_at(bytes, 44) {
+            return Err(corrupt("its header fails the checksum"));
+        }
+        let number = u16_at(bytes, 4);
+        let kind = Kind::from_number(number).ok_or_else(|| {
+            Error::new(Code::Unsupported, format!("a frame of the unknown type {number:#06x}: one side is too old"))
+        })?;
+        let header = Header {
+            kind,
+            flags: u16_at(bytes, 6),
+            id: u64_at(bytes, 8),
+            offset: u64_at(bytes, 16),
+            length: u64_at(bytes, 24),
+            payload: u32_at(bytes, 32),
+            payload_crc: u32_at(bytes, 36),
+        };
+        if header.flags & !kind.known_flags() != 0 {
+            let message = format!("a frame {kind:?} with the unknown flags {:#06x}: one side is too old", header.flags);
+            return Err(Error::new(Code::Unsupported, message));
+        }
+        header.check_payload()?;
+        Ok(header)
+    }
+
+    fn check_payload(&self) -> Result<()> {
+        let payload = self.payload;
+        let fits = match self.kind {
+            Kind::Hello | Kind::Welcome => payload <= MAX_GREETING,
+            Kind::Error => payload >= 4 && payload as usize <= 4 + MAX_MESSAGE,
+            Kind::Write => payload <= MAX_PAYLOAD && u64::from(payload) == self.length,
+            Kind::Data if self.flags & ZEROES != 0 => payload == 0,
+            Kind::Data => payload <= MAX_PAYLOAD && u64::from(payload) == self.length,
+            Kind::Close | Kind::Read | Kind::Zero | Kind::Sync | Kind::Done => payload == 0,
+        };
+        if fits {
+            return Ok(());
+        }
+        Err(corrupt(format!("a {:?} of {} bytes has a payload of {payload}", self.kind, self.length)))
+    }
+}
+
+fn corrupt(what: impl std::fmt::Display) -> Error {
+    Error::new(Code::Corrupt, format!("a frame was refused: {what}"))
+}
+
+pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from(u16_at(bytes, at)) | u32::from(u16_at(bytes, at + 2)) << 16
+}
+
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+}

@@ -1,0 +1,138 @@
+//! The receiving side of a connection: frames out of a stream of bytes.
+
+use std::io::IoSliceMut;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recvmsg};
+
+use crate::cancel::deadline_in;
+use crate::error::{Code, Error, Result};
+use crate::wire::channel::{Channel, ended};
+use crate::wire::{HEADER_LENGTH, Header};
+
+/// Room for what arrives behind a frame: many small frames then cost one system call.
+const AHEAD: usize = 16 << 10;
+/// A checksum is taken over pieces that are still in the processor's cache when they arrived.
+const PIECE: usize = 256 << 10;
+
+/// What was received and not yet looked at.
+pub struct Incoming {
+    ahead: Box<[u8]>,
+    start: usize,
+    end: usize,
+    /// When the frame that is being received must be complete.
+    deadline: Option<Instant>,
+}
+
+impl Incoming {
+    /// Nothing received yet.
+    pub fn new() -> Incoming {
+        Incoming { ahead: vec![0; AHEAD].into_boxed_slice(), start: 0, end: 0, deadline: None }
+    }
+
+    /// The next header, or `None` when the peer ended its side between frames or the channel was stopped.
+    /// The peer may be silent until `silence`; once a frame has begun, all of it must come `within` that
+    /// time (zero: for ever).
+    pub fn header(&mut self, channel: &Channel, silence: Option<Instant>, within: Duration) -> Result<Option<Header>> {
+        self.deadline = silence;
+        let mut begun = false;
+        loop {
+            if channel.is_stopped() {
+                return Ok(None);
+            }
+            if self.end > self.start && !begun {
+                begun = true;
+                let end = deadline_in(within);
+                self.deadline = [silence, end].into_iter().flatten().min();
+            }
+            if let Some(bytes) = self.ahead[self.start..self.end].first_chunk::<HEADER_LENGTH>() {
+                let header = Header::decode(bytes)?;
+                self.start += HEADER_LENGTH;
+                return Ok(Some(header));
+            }
+            self.ahead.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+            if self.receive(channel, &mut [])?.is_none() {
+                return if begun { Err(ended()) } else { Ok(None) };
+            }
+        }
+    }
+
+    /// Fills `into` with the payload of a frame, which is as long, and checks it.
+    pub fn payload(&mut self, channel: &Channel, header: &Header, into: &mut [u8]) -> Result<()> {
+        debug_assert_eq!(header.payload as usize, into.len());
+        let ahead = into.len().min(self.end - self.start);
+        into[..ahead].copy_from_slice(&self.ahead[self.start..self.start + ahead]);
+        self.start += ahead;
+        let (mut filled, mut checked, mut crc) = (ahead, 0, 0);
+        while filled < into.len() {
+            if channel.is_stopped() {
+                return Err(stopped());
+            }
+            filled += self.receive(channel, &mut into[filled..])?.ok_or_else(ended)?;
+            if filled - checked >= PIECE {
+                crc = crc32c::crc32c_append(crc, &into[checked..filled]);
+                checked = filled;
+            }
+        }
+        crc = crc32c::crc32c_append(crc, &into[checked..]);
+        if crc != header.payload_crc {
+            let message = format!("a frame was refused: the payload of {:?} fails the checksum", header.kind);
+            return Err(Error::new(Code::Corrupt, message));
+        }
+        Ok(())
+    }
+
+    /// Throws the payload of a frame away.
+    pub fn skip(&mut self, channel: &Channel, header: &Header) -> Result<()> {
+        let mut left = header.payload as usize;
+        loop {
+            let ahead = left.min(self.end - self.start);
+            self.start += ahead;
+            left -= ahead;
+            if left == 0 {
+                return Ok(());
+            }
+            if channel.is_stopped() {
+                return Err(stopped());
+            }
+            (self.start, self.end) = (0, 0);
+            self.receive(channel, &mut [])?.ok_or_else(ended)?;
+        }
+    }
+
+    /// Receives into `into`, and what comes behind it into the buffer ahead, which is empty unless `into`
+    /// is. Says how much of `into` was filled, or `None` at the end of the stream.
+    fn receive(&mut self, channel: &Channel, into: &mut [u8]) -> Result<Option<usize>> {
+        if !into.is_empty() {
+            (self.start, self.end) = (0, 0);
+        }
+        loop {
+            let wanted = into.len();
+            let mut pieces = [IoSliceMut::new(into), IoSliceMut::new(&mut self.ahead[self.end..])];
+            let got = recvmsg::<()>(channel.socket().as_raw_fd(), &mut pieces, None, MsgFlags::MSG_DONTWAIT);
+            match got.map(|message| message.bytes) {
+                Ok(0) => return Ok(None),
+                Ok(count) => {
+                    self.end += count.saturating_sub(wanted);
+                    return Ok(Some(count.min(wanted)));
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => {
+                    channel.wait(true, self.deadline)?;
+                    if channel.is_stopped() && into.is_empty() {
+                        // The caller looks at what stopped it.
+                        return Ok(Some(0));
+                    }
+                }
+                Err(errno) => return Err(Error::io("receive", errno.into())),
+            }
+        }
+    }
+}
+
+fn stopped() -> Error {
+    Error::new(Code::Closed, "the connection is closing")
+}

@@ -1,0 +1,140 @@
+//! Sockets: options, connecting, and the few random bytes that name clients and regions.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrLike, UnixAddr, setsockopt, sockopt};
+use nix::sys::time::TimeVal;
+
+use crate::error::{Code, Error, Result};
+use crate::wire::Identity;
+
+/// What a UNIX socket may hold on its way; the kernel takes as much of it as the system allows. TCP sizes
+/// its buffers itself, and better for not being told.
+const UNIX_BUFFER: usize = 4 << 20;
+
+/// Where a server listens.
+#[derive(Clone, Debug)]
+pub enum Address {
+    /// A host and port.
+    Tcp(String, u16),
+    /// The path of a UNIX socket.
+    Unix(PathBuf),
+}
+
+/// Sets what a connection wants. An option that a socket does not take is one it can do without.
+pub fn prepare(socket: &OwnedFd) {
+    let own = socket::getsockname::<socket::SockaddrStorage>(socket.as_raw_fd());
+    if own.is_ok_and(|own| own.family() == Some(AddressFamily::Unix)) {
+        let _ = setsockopt(socket, sockopt::SndBuf, &UNIX_BUFFER);
+        return;
+    }
+    let _ = setsockopt(socket, sockopt::TcpNoDelay, &true);
+    // A peer that vanished without a word is noticed after a minute, however idle the connection is.
+    let _ = setsockopt(socket, sockopt::KeepAlive, &true);
+    let _ = setsockopt(socket, sockopt::TcpKeepIdle, &30);
+    let _ = setsockopt(socket, sockopt::TcpKeepInterval, &10);
+    let _ = setsockopt(socket, sockopt::TcpKeepCount, &3);
+}
+
+/// Ends one or both directions of a connection; one that is over already stays so.
+pub fn shutdown(socket: &impl AsRawFd, how: Shutdown) {
+    let how = match how {
+        Shutdown::Read => socket::Shutdown::Read,
+        Shutdown::Write => socket::Shutdown::Write,
+        Shutdown::Both => socket::Shutdown::Both,
+    };
+    let _ = socket::shutdown(socket.as_raw_fd(), how);
+}
+
+/// The addresses of a host. Fails if one of them is not this host's own, unless plain TCP there is allowed.
+pub fn resolve(host: &str, port: u16, insecure: bool) -> Result<Vec<SocketAddr>> {
+    let found = (host, port).to_socket_addrs().map_err(|error| match error.raw_os_error() {
+        Some(_) => Error::io(format!("look up {host}"), error),
+        None => Error::new(Code::NotFound, format!("look up {host}: {error}")),
+    })?;
+    let found: Vec<_> = found.collect();
+    if found.is_empty() {
+        return Err(Error::new(Code::NotFound, format!("look up {host}: it has no address")));
+    }
+    if let Some(remote) = found.iter().find(|address| !address.ip().is_loopback()).filter(|_| !insecure) {
+        return Err(Error::new(
+            Code::PermissionDenied,
+            format!(
+                "{} is not loopback, and plain TCP would show every byte to the network between: say insecure if \
+                 that network is trusted, or use a UNIX socket or an encrypted tunnel",
+                remote.ip()
+            ),
+        ));
+    }
+    Ok(found)
+}
+
+/// Connects to a server before `deadline`.
+pub fn connect(address: &Address, insecure: bool, deadline: Instant) -> Result<OwnedFd> {
+    match address {
+        Address::Tcp(host, port) => connect_tcp(host, *port, insecure, deadline),
+        Address::Unix(path) => connect_unix(path, deadline),
+    }
+}
+
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
+}
+
+fn connect_tcp(host: &str, port: u16, insecure: bool, deadline: Instant) -> Result<OwnedFd> {
+    let mut outcome = Err(io::Error::from(io::ErrorKind::TimedOut));
+    for address in resolve(host, port, insecure)? {
+        outcome = TcpStream::connect_timeout(&address, left(deadline));
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome.map(OwnedFd::from).map_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut => Error::new(Code::Timeout, format!("connect to {host}:{port}: no answer")),
+        _ => Error::io(format!("connect to {host}:{port}"), error),
+    })
+}
+
+fn connect_unix(path: &Path, deadline: Instant) -> Result<OwnedFd> {
+    let failed = |errno: nix::errno::Errno| match errno {
+        nix::errno::Errno::EAGAIN => Error::new(Code::Timeout, format!("connect to {}: no answer", path.display())),
+        errno => Error::io(format!("connect to {}", path.display()), errno.into()),
+    };
+    let address = unix_address(path)?;
+    let fresh = socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).map_err(failed)?;
+    let left = left(deadline);
+    let patience = TimeVal::new(left.as_secs() as i64, i64::from(left.subsec_micros()).max(1));
+    // The kernel bounds the wait for a place in the server's queue by the time for sending.
+    setsockopt(&fresh, sockopt::SendTimeout, &patience).map_err(failed)?;
+    socket::connect(fresh.as_raw_fd(), &address).map_err(failed)?;
+    Ok(fresh)
+}
+
+/// The path of a UNIX socket as the kernel takes it.
+pub fn unix_address(path: &Path) -> Result<UnixAddr> {
+    UnixAddr::new(path).map_err(|_| {
+        let message = format!("{}: the path of a UNIX socket has 1 to 107 bytes and no NUL", path.display());
+        Error::new(Code::InvalidArgument, message)
+    })
+}
+
+/// Whether somebody accepts connections on this UNIX socket.
+pub fn is_served(path: &Path) -> bool {
+    UnixStream::connect(path).is_ok()
+}
+
+/// Sixteen bytes nobody can guess.
+pub fn random() -> Result<Identity> {
+    let mut bytes = Identity::default();
+    // SAFETY: the buffer is ours and as long as said.
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if got != bytes.len() as isize {
+        return Err(Error::last_os("get random bytes"));
+    }
+    Ok(bytes)
+}
