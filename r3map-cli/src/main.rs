@@ -1,3 +1,96 @@
-//! The r3map command.
+//! The r3map command: one file a verb.
 
-fn main() {}
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use r3map_core::{Error, Result};
+
+use crate::progress::Output;
+
+mod copy;
+mod doctor;
+mod flags;
+mod info;
+mod interrupts;
+mod log;
+mod mount;
+mod progress;
+mod serve;
+
+/// Remote mmap: bytes that live elsewhere as a path, a file or memory of this host
+#[derive(Parser)]
+#[command(name = "r3map", version, max_term_width = 100, after_help = URLS)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+    #[command(flatten)]
+    output: Output,
+}
+
+const URLS: &str = "\
+URLs:
+  memory:?size=1GiB              memory of this process, gone when it ends
+  file:///PATH[?size=1GiB]       a file or block device of this host
+  r3map://HOST:PORT/NAME         an export of `r3map serve`
+  r3map+unix:///SOCKET?name=NAME the same over a UNIX socket
+
+Sizes are bytes or a number with KiB MiB GiB TiB, times seconds or a number with ms s m h.
+R3MAP_LOG=info (or debug, trace, off) says more or less of what the library does.
+
+Exit status: 0 done, 1 failed or a value refused, 2 an unknown command or flag.";
+
+#[derive(Subcommand)]
+enum Verb {
+    Serve(serve::Serve),
+    Mount(mount::Mount),
+    Copy(copy::Copy),
+    Info(info::Info),
+    Doctor(doctor::Doctor),
+    /// Write the manual pages into a directory
+    #[command(hide = true)]
+    Man {
+        /// An existing directory
+        directory: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log::to_standard_error(cli.output.json);
+    let progress = cli.output.progress();
+    let outcome = match cli.verb {
+        Verb::Serve(verb) => verb.run(&progress).map(|()| ExitCode::SUCCESS),
+        Verb::Mount(verb) => verb.run(&progress),
+        Verb::Copy(verb) => verb.run(&progress).map(|()| ExitCode::SUCCESS),
+        Verb::Info(verb) => verb.run(&progress).map(|()| ExitCode::SUCCESS),
+        Verb::Doctor(verb) => verb.run(&progress).map(|()| ExitCode::SUCCESS),
+        Verb::Man { directory } => manual(directory).map(|()| ExitCode::SUCCESS),
+    };
+    outcome.unwrap_or_else(|error| {
+        progress.fail(&error);
+        ExitCode::FAILURE
+    })
+}
+
+/// Writes a line on standard output at once, so that a program that reads it can go on.
+fn print(line: impl std::fmt::Display) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|error| Error::io("write to standard output", error))
+}
+
+fn manual(directory: PathBuf) -> Result<()> {
+    let what = format!("write manual pages into {}", directory.display());
+    clap_mangen::generate_to(Cli::command(), directory).map_err(|error| Error::io(what, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -84,7 +84,7 @@ pub struct Attach {
     pub name: String,
     /// Show it read-only.
     pub read_only: bool,
-    /// The device to take, where one was named.
+    /// The nbd device to take, or the file to mount fuse over, where one was named.
     pub path: Option<PathBuf>,
     /// Read-ahead in bytes; `None` is the device's own choice.
     pub read_ahead: Option<u64>,

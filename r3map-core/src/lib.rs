@@ -10,6 +10,7 @@ compile_error!("r3map runs on 64-bit Linux");
 pub mod backend;
 pub mod buffer;
 pub mod cancel;
+pub mod copy;
 pub mod device;
 pub mod error;
 pub mod event;
@@ -27,6 +28,7 @@ pub mod wire;
 
 pub use backend::{Backend, BackendOptions, Info};
 pub use cancel::Cancel;
+pub use copy::Copy;
 pub use error::{Code, Error, Result};
 pub use mount::{Mount, Slice};
 pub use options::{DeviceChoice, Mode, MountOptions, Pull};

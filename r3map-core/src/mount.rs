@@ -367,8 +367,9 @@ impl Inner {
     }
 
     fn attach_kind(&self, kind: Kind) -> Result<Arc<dyn Device>> {
-        let path = match &self.options.device {
-            DeviceChoice::Nbd(path) => path.clone(),
+        let path = match (kind, &self.options.device) {
+            (Kind::Nbd, DeviceChoice::Nbd(path)) => path.clone(),
+            (Kind::Fuse, _) => self.options.at.clone(),
             _ => None,
         };
         let how = Attach {
@@ -538,6 +539,12 @@ impl MountOptions {
     /// How the kernel shows it.
     pub fn device(mut self, device: DeviceChoice) -> Self {
         self.device = device;
+        self
+    }
+
+    /// Where a fuse path appears.
+    pub fn at(mut self, path: impl Into<PathBuf>) -> Self {
+        self.at = Some(path.into());
         self
     }
 

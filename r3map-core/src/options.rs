@@ -64,6 +64,9 @@ pub struct MountOptions {
     pub mode: Mode,
     /// How the kernel shows it.
     pub device: DeviceChoice,
+    /// Where a fuse path appears: mounted over this file, which is created if it is missing. A place of the
+    /// device's own by default. Other devices have paths of their own and do not look at it.
+    pub at: Option<PathBuf>,
     /// Refuse writes; a store to a slice is a SIGSEGV.
     pub read_only: bool,
     /// URL of a local backend that keeps pulled chunks; memory by default.
@@ -94,6 +97,7 @@ impl Default for MountOptions {
         MountOptions {
             mode: Mode::default(),
             device: DeviceChoice::default(),
+            at: None,
             read_only: false,
             cache: None,
             cache_trust: false,

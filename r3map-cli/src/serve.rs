@@ -1,0 +1,136 @@
+//! `r3map serve`: backends offered to others by name.
+
+use std::sync::Arc;
+
+use clap::Args;
+use r3map_core::options::parse_time;
+use r3map_core::url::Location;
+use r3map_core::{Backend, Code, Error, ExportOptions, Result, Server, ServerOptions, backend};
+use serde_json::json;
+
+use crate::flags::BackendFlags;
+use crate::interrupts::Interrupts;
+use crate::print;
+use crate::progress::Progress;
+
+/// Offer backends to others until Ctrl-C
+///
+/// Prints the URL of each export, as a client gives it, on standard output once it can be used. On Ctrl-C or
+/// SIGTERM it answers what is under way, syncs and leaves.
+#[derive(Args)]
+pub struct Serve {
+    /// URL of the backend
+    #[arg(required_unless_present = "export")]
+    url: Option<String>,
+    /// Name of the export [default: the end of the URL's path, or its scheme]
+    #[arg(long, requires = "url")]
+    name: Option<String>,
+    /// Another export; may be repeated
+    #[arg(long, value_name = "NAME=URL")]
+    export: Vec<String>,
+    /// HOST:PORT (port 0: one is chosen) or unix:/PATH; may be repeated
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7070")]
+    listen: Vec<String>,
+    /// Refuse writes
+    #[arg(long)]
+    read_only: bool,
+    /// Connections at once; more are refused
+    #[arg(long, value_name = "N")]
+    max_connections: Option<usize>,
+    /// Bound of each operation; 0 waits for ever [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    deadline: Option<String>,
+    #[command(flatten)]
+    backend: BackendFlags,
+}
+
+impl Serve {
+    /// Serves until a signal comes.
+    pub fn run(self, progress: &Progress) -> Result<()> {
+        let mut options = ServerOptions { insecure: self.backend.insecure, ..ServerOptions::default() };
+        if let Some(most) = self.max_connections {
+            options.max_connections = most;
+        }
+        if let Some(time) = &self.deadline {
+            options.deadline = parse_time(time).map_err(|error| error.context("deadline"))?;
+        }
+        let server = Server::new(options)?;
+        let exports = self.exports()?;
+        for (name, backend) in &exports {
+            server.export(name, backend.clone(), &ExportOptions { read_only: self.read_only })?;
+        }
+        // From here on a signal must find the server closed: what was acknowledged is synced first.
+        let interrupts = Interrupts::catch()?;
+        for address in &self.listen {
+            let address = server.listen(address)?;
+            for (name, _) in &exports {
+                print(client_url(&address, name))?;
+            }
+            progress.note("listening", json!({"address": address}), &format!("serving at {address}; Ctrl-C ends it"));
+        }
+        interrupts.wait();
+        progress.note("closing", json!({}), "closing");
+        server.close()?;
+        exports.iter().try_for_each(|(_, backend)| backend.close())
+    }
+
+    /// Opens what is to be exported.
+    fn exports(&self) -> Result<Vec<(String, Arc<dyn Backend>)>> {
+        let mut exports = Vec::new();
+        if let Some(url) = &self.url {
+            let name = self.name.clone().map_or_else(|| default_name(url), Ok)?;
+            exports.push((name, backend::open(url, &self.backend.options())?));
+        }
+        for export in &self.export {
+            let Some((name, url)) = export.split_once('=') else {
+                let message = format!("export: {export:?} is not NAME=URL");
+                return Err(Error::new(Code::InvalidArgument, message));
+            };
+            exports.push((name.to_owned(), backend::open(url, &self.backend.options())?));
+        }
+        Ok(exports)
+    }
+}
+
+fn default_name(url: &str) -> Result<String> {
+    let location = Location::parse(url)?;
+    let path = location.name()?;
+    Ok(match path.trim_end_matches('/').rsplit('/').next() {
+        Some(last) if !last.is_empty() => last.to_owned(),
+        _ => location.scheme().to_owned(),
+    })
+}
+
+/// The URL by which a client opens an export at an address.
+fn client_url(address: &str, name: &str) -> String {
+    let mut encoded = String::new();
+    for byte in name.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' | b'/' | b'.' => encoded.push(byte.into()),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    match address.starts_with("r3map+unix:") {
+        true => format!("{address}?name={encoded}"),
+        false => format!("{address}/{encoded}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_export_is_named_after_the_end_of_its_path_or_its_scheme() {
+        assert_eq!(default_name("file:///srv/my%20model.bin").unwrap(), "my model.bin");
+        assert_eq!(default_name("memory:?size=1").unwrap(), "memory");
+    }
+
+    #[test]
+    fn a_name_stands_encoded_in_the_url_that_a_client_gives() {
+        assert_eq!(client_url("r3map://127.0.0.1:7070", "a/b c?ü"), "r3map://127.0.0.1:7070/a/b%20c%3F%C3%BC");
+        let url = client_url("r3map+unix:///run/x.sock", "a&b");
+        assert_eq!(url, "r3map+unix:///run/x.sock?name=a%26b");
+        assert_eq!(Location::parse(&url).unwrap().parameters(&["name"]).unwrap().get("name"), Some("a&b"));
+    }
+}
