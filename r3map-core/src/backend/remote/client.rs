@@ -111,6 +111,7 @@ impl Client {
             max_request: welcome.max_request,
             concurrency: CONCURRENCY,
             identity: Some(welcome.identity),
+            managed_by_default: true,
             ..Info::local(url, welcome.size)
         };
         let roles = if address.is_some() { 2 } else { 1 };
