@@ -21,6 +21,9 @@ pub mod options;
 pub mod page;
 pub mod region;
 pub mod server;
+#[cfg(test)]
+#[path = "../../tests/skip.rs"]
+mod skip;
 pub mod stats;
 mod thread;
 pub mod url;
