@@ -1,0 +1,82 @@
+# What one does with this repository; `make` alone lists it.
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+CARGO ?= cargo
+CARGO_TARGET_DIR ?= target
+
+export PATH := $(PATH):/usr/sbin:/sbin:$(HOME)/.cargo/bin
+version := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+soname := libr3map.so.$(firstword $(subst ., ,$(version)))
+built := $(CARGO_TARGET_DIR)/release
+lib := $(DESTDIR)$(PREFIX)/lib
+include := $(DESTDIR)$(PREFIX)/include
+bin := $(DESTDIR)$(PREFIX)/bin
+
+.PHONY: help setup build demo demo-nbd test test-rust test-c test-command test-guest bench install uninstall lint clean
+
+help:
+	@echo 'make setup       install what is missing (as root; else it says what to install)'
+	@echo 'make build       build the library and the command'
+	@echo 'make demo        a SQLite database at a server as a file and as memory, every byte compared'
+	@echo 'make demo-nbd    the same on a real /dev/nbdX, in a User-Mode Linux guest'
+	@echo 'make test        all tests (parts: test-rust test-c test-command test-guest)'
+	@echo 'make bench       figures, each beside a floor or a peer of the same run'
+	@echo 'make install     PREFIX=$(PREFIX) DESTDIR=: the r3map command, libr3map, r3map.h, r3map.pc'
+	@echo 'make uninstall   with the same PREFIX and DESTDIR'
+	@echo 'make lint        formatting and lints'
+	@echo 'make clean       remove what was built'
+
+setup:
+	@scripts/setup test
+
+build:
+	@scripts/setup build
+	$(CARGO) build --release --locked --workspace
+
+demo:
+	@scripts/setup test
+	$(CARGO) build --release --locked --workspace
+	$(CARGO) build --release --locked -p r3map-core --example slice
+	examples/demo --programs $(built)
+
+demo-nbd:
+	@scripts/setup test
+	$(CARGO) build --release --locked --workspace
+	$(CARGO) build --release --locked -p r3map-core --example slice
+	tests/kernel/run --memory 2G --timeout 300 -- examples/demo --programs $(abspath $(built)) --only nbd
+
+test:
+	@scripts/setup test
+	tests/run
+
+test-rust test-c test-command test-guest: test-%:
+	@scripts/setup test
+	tests/run $*
+
+bench:
+	@scripts/setup bench
+	$(CARGO) bench --workspace --locked --bench '*'
+
+install: build
+	install -d $(bin) $(include) $(lib)/pkgconfig
+	install -m 755 $(built)/r3map $(bin)/r3map
+	install -m 644 include/r3map.h $(include)/r3map.h
+	install -m 755 $(built)/libr3map.so $(lib)/libr3map.so.$(version)
+	ln -sf libr3map.so.$(version) $(lib)/$(soname)
+	ln -sf $(soname) $(lib)/libr3map.so
+	install -m 644 $(built)/libr3map.a $(lib)/libr3map.a
+	sed -e 's|@prefix@|$(PREFIX)|' -e 's|@version@|$(version)|' r3map.pc.in > $(lib)/pkgconfig/r3map.pc
+	chmod 644 $(lib)/pkgconfig/r3map.pc
+
+uninstall:
+	rm -f $(bin)/r3map $(include)/r3map.h $(lib)/pkgconfig/r3map.pc
+	rm -f $(lib)/libr3map.so $(lib)/$(soname) $(lib)/libr3map.so.$(version) $(lib)/libr3map.a
+
+lint:
+	@scripts/setup build
+	$(CARGO) fmt --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+clean:
+	$(CARGO) clean
