@@ -7,7 +7,7 @@ import sys
 
 
 def executables(lines):
-    """Yields (package, target, path, directory of the package) of each test executable."""
+    """Yields (package, target, executable, directory of the package, source) of each test executable."""
     for line in lines:
         message = json.loads(line) if line.startswith("{") else {}
         if message.get("reason") != "compiler-artifact" or not message.get("executable"):
@@ -16,11 +16,12 @@ def executables(lines):
             directory = message["manifest_path"].removesuffix("/Cargo.toml")
             target = message["target"]
             kinds = {"lib", "cdylib", "staticlib"} & set(target["kind"])
-            yield directory.rsplit("/", 1)[1], "lib" if kinds else target["name"], message["executable"], directory
+            name = "lib" if kinds else target["name"]
+            yield directory.rsplit("/", 1)[1], name, message["executable"], directory, target["src_path"]
 
 
 if __name__ == "__main__":
     wanted = set(sys.argv[1:])
-    for _, target, path, _ in executables(sys.stdin):
+    for _, target, path, *_ in executables(sys.stdin):
         if not wanted or target in wanted:
             print(path)
