@@ -1,4 +1,9 @@
 //! The native protocol between a real client and a real server, and what happens when either misbehaves.
 
+mod faults;
+mod frames;
+mod restarts;
 mod round_trips;
+mod server;
+mod sessions;
 mod support;

@@ -9,7 +9,7 @@ use r3map_core::backend::{BackendOptions, Operation, Priority, Reply};
 use r3map_core::buffer::Buffer;
 use r3map_core::{Backend, Code, ExportOptions};
 
-use crate::support::{SOON, memory_server, open, pattern, read, server, submit, wait};
+use crate::support::{SOON, memory_server, open, pattern, read, server, submit, tempdir, wait};
 
 fn check_round_trip(backend: &Arc<dyn Backend>, memory: &Memory) {
     let size = backend.info().size;
@@ -165,28 +165,4 @@ fn an_export_of_an_export_is_the_same_region() {
     let far = open(&format!("{url}/again")).unwrap();
     assert_eq!(far.info().identity, near.info().identity);
     check_round_trip(&far, &memory);
-}
-
-/// A directory that is gone when dropped.
-pub struct Directory(std::path::PathBuf);
-
-impl Directory {
-    pub fn path(&self) -> &std::path::Path {
-        &self.0
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-pub fn tempdir() -> Directory {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let path = std::env::temp_dir().join(format!("r3map-wire-{}-{number}", std::process::id()));
-    std::fs::create_dir_all(&path).unwrap();
-    Directory(path)
 }

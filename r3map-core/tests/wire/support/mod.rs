@@ -8,6 +8,10 @@ use r3map_core::backend::{self, Backend, BackendOptions, Completion, Operation, 
 use r3map_core::cancel::{Limit, Waiter};
 use r3map_core::{ExportOptions, Result, Server, ServerOptions};
 
+pub mod blocked;
+pub mod proxy;
+pub mod raw;
+
 /// Far more than anything here takes, and far less than for ever.
 pub const SOON: Duration = Duration::from_secs(20);
 
@@ -72,4 +76,28 @@ pub fn read(backend: &Arc<dyn Backend>, length: usize, offset: u64) -> Vec<u8> {
     let mut bytes = vec![0xee; length];
     backend.read_at(&mut bytes, offset).unwrap();
     bytes
+}
+
+/// A directory that is gone when dropped.
+pub struct Directory(std::path::PathBuf);
+
+impl Directory {
+    pub fn path(&self) -> &std::path::Path {
+        &self.0
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+pub fn tempdir() -> Directory {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("r3map-wire-{}-{number}", std::process::id()));
+    std::fs::create_dir_all(&path).unwrap();
+    Directory(path)
 }
