@@ -20,6 +20,16 @@ pub fn spawn<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 's
     started
 }
 
+/// Marks this thread as one that writes memory back: when it asks for memory, the kernel does not wait for
+/// pages that only such a thread can write. Needs a capability; without it things are as before.
+pub fn set_io_flusher() {
+    // SAFETY: takes numbers only and changes nothing but a flag of this thread.
+    unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) };
+}
+
+// Not in `libc` for this target.
+const PR_SET_IO_FLUSHER: libc::c_int = 57;
+
 struct AbortOnUnwind;
 
 impl Drop for AbortOnUnwind {
