@@ -69,8 +69,7 @@ fn a_killed_process_with_dirty_pages_is_gone_in_seconds_and_its_device_free() {
     }
     let Some(_machine) = machine() else { return };
     for _ in 0..3 {
-        let mut child =
-            spawn("a_killed_process_with_dirty_pages_is_gone_in_seconds_and_its_device_free", "victim");
+        let mut child = spawn("a_killed_process_with_dirty_pages_is_gone_in_seconds_and_its_device_free", "victim");
         let path = hear(&mut child);
         assert_eq!(attached().len(), 1);
         let begun = Instant::now();
