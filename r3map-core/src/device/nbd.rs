@@ -183,7 +183,6 @@ impl Nbd {
     fn start(&self, name: &str, alive: &mpsc::Sender<()>, body: impl FnOnce() + Send + 'static) -> Result<()> {
         let alive = alive.clone();
         let started = thread::spawn(name, move || {
-            thread::set_io_flusher();
             body();
             drop(alive);
         });

@@ -121,8 +121,10 @@ impl Care {
             }
             let first = state.parked.first_key_value().and_then(|(_, parked)| parked.deadline);
             let nearest = [first, state.closing].into_iter().flatten().min();
-            let pause = nearest.map_or(SLACK, |at| at.saturating_duration_since(Instant::now()).min(SLACK));
-            // At least a little, so that a closing deadline with nothing left to fail does not spin.
+            // Parking wakes nobody, so look again at least as often as a new request may fail; and not at once
+            // where a closing deadline has passed and nothing is left to fail.
+            let slack = if self.time.is_zero() { SLACK } else { self.time.min(SLACK) };
+            let pause = nearest.map_or(slack, |at| at.saturating_duration_since(Instant::now()).min(slack));
             let pause = pause.max(Duration::from_millis(10));
             state = self.changed.wait_timeout(state, pause).unwrap_or_else(|e| e.into_inner()).0;
         }

@@ -269,3 +269,238 @@ impl Serving<'_> {
 fn in_place(length: usize, access: impl FnOnce() -> Option<Result<()>>) -> Option<Result<()>> {
     if length == 0 { Some(Ok(())) } else { access() }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::sync::Mutex;
+    use std::thread::JoinHandle;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::backend::Info;
+    use crate::backend::memory::Memory;
+    use crate::device::nbd::protocol::tests::request;
+
+    const FUA: u16 = 1;
+    const READ: u16 = 0;
+    const WRITE: u16 = 1;
+    const DISCONNECT: u16 = 2;
+    const FLUSH: u16 = 3;
+    const TRIM: u16 = 4;
+    const WRITE_ZEROES: u16 = 6;
+
+    /// The kernel's side of a connection, played by a test.
+    struct Kernel {
+        socket: UnixStream,
+        threads: Vec<JoinHandle<()>>,
+        service: Arc<Service>,
+    }
+
+    impl Kernel {
+        fn of(region: Arc<dyn Backend>, deadline: Duration) -> Kernel {
+            let service = Arc::new(Service { region, care: Care::new("test:".into(), deadline) });
+            let (socket, ours) = UnixStream::pair().unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            let queue = Arc::new(Queue::new(ours.into(), service.clone()));
+            let cared = service.clone();
+            let threads = vec![
+                std::thread::spawn(move || queue.serve(Input::new().unwrap(), Output::new().unwrap())),
+                std::thread::spawn(move || cared.care.run()),
+            ];
+            Kernel { socket, threads, service }
+        }
+
+        fn send(&mut self, flags: u16, command: u16, number: u8, offset: u64, length: u32) {
+            self.socket.write_all(&request(flags, command, [number; 8], offset, length)).unwrap();
+        }
+
+        /// The number and the error of the next reply, and so much payload where it is no error.
+        fn reply(&mut self, payload: usize) -> (u8, u32, Vec<u8>) {
+            let mut header = [0; 16];
+            self.socket.read_exact(&mut header).unwrap();
+            assert_eq!(header[..4], 0x6744_6698u32.to_be_bytes());
+            let error = u32::from_be_bytes(header[4..8].try_into().unwrap());
+            let mut bytes = vec![0; if error == 0 { payload } else { 0 }];
+            self.socket.read_exact(&mut bytes).unwrap();
+            (header[8], error, bytes)
+        }
+
+        fn ends(mut self) {
+            self.service.care.end();
+            assert_eq!(self.socket.read(&mut [0]).unwrap(), 0, "our end closes");
+            for thread in self.threads.drain(..) {
+                thread.join().unwrap();
+            }
+        }
+    }
+
+    /// A store that keeps what it is asked for, to be answered by the test.
+    struct Slow {
+        info: Info,
+        requests: Mutex<Vec<backend::Request>>,
+    }
+
+    impl Slow {
+        fn new(size: u64) -> Arc<Slow> {
+            Arc::new(Slow { info: Info { local: false, ..Info::local("slow:", size) }, requests: Mutex::default() })
+        }
+
+        fn next(&self) -> backend::Request {
+            loop {
+                let mut requests = self.requests.lock().unwrap();
+                if !requests.is_empty() {
+                    return requests.remove(0);
+                }
+                drop(requests);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+
+    impl Backend for Slow {
+        fn info(&self) -> &Info {
+            &self.info
+        }
+        fn read_at(&self, _: &mut [u8], _: u64) -> Result<()> {
+            unreachable!("only submitted to")
+        }
+        fn write_at(&self, _: &[u8], _: u64) -> Result<()> {
+            unreachable!("only submitted to")
+        }
+        fn sync(&self) -> Result<()> {
+            unreachable!("only submitted to")
+        }
+        fn submit(self: Arc<Self>, request: backend::Request) {
+            self.requests.lock().unwrap().push(request);
+        }
+    }
+
+    #[test]
+    fn requests_that_come_in_pieces_or_all_at_once_are_answered_each() {
+        let mut kernel = Kernel::of(Arc::new(Memory::new(1 << 20).unwrap()), Duration::ZERO);
+        let mut bytes = request(0, WRITE, [1; 8], 4096, 4096).to_vec();
+        bytes.extend([7; 4096]);
+        bytes.extend(request(0, READ, [2; 8], 4096, 4096));
+        bytes.extend(request(0, WRITE_ZEROES, [3; 8], 4096, 100));
+        for pieces in [1, 7, 28, 4124, bytes.len()] {
+            for piece in bytes.chunks(pieces) {
+                kernel.socket.write_all(piece).unwrap();
+            }
+            let mut replies = Vec::new();
+            for _ in 0..3 {
+                let (number, error, _) = kernel.reply(0);
+                if number == 2 {
+                    let mut read = [0; 4096];
+                    kernel.socket.read_exact(&mut read).unwrap();
+                    assert_eq!(read, [7; 4096]);
+                }
+                replies.push((number, error));
+            }
+            replies.sort();
+            assert_eq!(replies, [(1, 0), (2, 0), (3, 0)]);
+            kernel.send(0, READ, 4, 4096, 4096);
+            let (_, _, read) = kernel.reply(4096);
+            assert_eq!((&read[..100], &read[100..]), (&[0; 100][..], &[7; 3996][..]));
+        }
+        kernel.send(0, DISCONNECT, 5, 0, 0);
+        kernel.ends();
+    }
+
+    #[test]
+    fn a_reply_of_zeroes_and_the_end_of_the_region_arrive_as_zeros() {
+        let slow = Slow::new(100_000);
+        let mut kernel = Kernel::of(slow.clone(), Duration::ZERO);
+        kernel.send(0, READ, 1, 0, 102_400);
+        let asked = slow.next();
+        assert!(matches!(&asked.operation, Operation::Read { offset: 0, buffer } if buffer.len() == 100_000));
+        asked.completion.complete(Ok(Reply::Zeroes));
+        assert_eq!(kernel.reply(102_400), (1, 0, vec![0; 102_400]));
+
+        kernel.send(0, READ, 2, 98_304, 4096);
+        let asked = slow.next();
+        let Operation::Read { mut buffer, .. } = asked.operation else { panic!("no read") };
+        buffer.fill(9);
+        assert_eq!(buffer.len(), 1696);
+        asked.completion.complete(Ok(Reply::Data(buffer)));
+        let (_, _, bytes) = kernel.reply(4096);
+        assert_eq!((&bytes[..1696], &bytes[1696..]), (&[9; 1696][..], &[0; 2400][..]));
+        kernel.socket.shutdown(std::net::Shutdown::Write).unwrap();
+        kernel.ends();
+    }
+
+    #[test]
+    fn a_durable_write_is_answered_after_its_sync_and_later_requests_before_it() {
+        let slow = Slow::new(1 << 20);
+        let mut kernel = Kernel::of(slow.clone(), Duration::ZERO);
+        kernel.send(FUA, WRITE, 1, 0, 4096);
+        kernel.socket.write_all(&[1; 4096]).unwrap();
+        kernel.send(FUA, TRIM, 2, 8192, 4096);
+        let write = slow.next();
+        let trim = slow.next();
+        assert!(matches!(&write.operation, Operation::Write { offset: 0, data } if data[..] == [1; 4096]));
+        assert!(matches!(trim.operation, Operation::Zero { offset: 8192, length: 4096 }));
+        write.completion.complete(Ok(Reply::Done));
+        let sync = slow.next();
+        assert!(matches!(sync.operation, Operation::Sync));
+        kernel.send(0, FLUSH, 3, 0, 0);
+        slow.next().completion.complete(Ok(Reply::Done));
+        assert_eq!(kernel.reply(0), (3, 0, vec![]));
+        sync.completion.complete(Ok(Reply::Done));
+        assert_eq!(kernel.reply(0), (1, 0, vec![]));
+        trim.completion.complete(Ok(Reply::Done));
+        slow.next().completion.complete(Err(Error::new(Code::Io, "no")));
+        assert_eq!(kernel.reply(0), (2, libc::EIO as u32, vec![]));
+        kernel.send(0, DISCONNECT, 5, 0, 0);
+        kernel.ends();
+    }
+
+    #[test]
+    fn what_is_not_answered_in_time_fails_once_and_a_late_answer_is_dropped() {
+        let slow = Slow::new(1 << 20);
+        let mut kernel = Kernel::of(slow.clone(), Duration::from_millis(50));
+        kernel.send(0, READ, 1, 0, 4096);
+        let late = slow.next();
+        assert_eq!(kernel.reply(0), (1, libc::EIO as u32, vec![]));
+        assert_eq!(kernel.service.care.latest_failure().unwrap().code(), Code::Timeout);
+        late.completion.complete(Ok(Reply::Zeroes));
+        kernel.send(0, FLUSH, 2, 0, 0);
+        slow.next().completion.complete(Ok(Reply::Done));
+        assert_eq!(kernel.reply(0), (2, 0, vec![]));
+        // One that is dropped is answered as well.
+        kernel.send(0, FLUSH, 3, 0, 0);
+        drop(slow.next());
+        assert_eq!(kernel.reply(0), (3, libc::EIO as u32, vec![]));
+        kernel.send(0, DISCONNECT, 5, 0, 0);
+        kernel.ends();
+    }
+
+    #[test]
+    fn requests_outside_the_device_or_of_unknown_kind_are_refused_and_the_next_one_served() {
+        let mut kernel = Kernel::of(Arc::new(Memory::new(10_000).unwrap()), Duration::ZERO);
+        let invalid = libc::EINVAL as u32;
+        for (command, offset, length) in
+            [(READ, 8192, 8192), (READ, u64::MAX, 1), (READ, 0, u32::MAX), (TRIM, 12_288, 1), (99, 0, 0)]
+        {
+            kernel.send(0, command, 1, offset, length);
+            assert_eq!(kernel.reply(0), (1, invalid, vec![]), "{command} {offset} {length}");
+        }
+        kernel.send(0, WRITE, 2, 12_288, 4096);
+        kernel.socket.write_all(&[1; 4096]).unwrap();
+        assert_eq!(kernel.reply(0), (2, invalid, vec![]));
+        kernel.send(0, READ, 3, 8192, 4096);
+        assert_eq!(kernel.reply(4096), (3, 0, vec![0; 4096]));
+        kernel.send(0, DISCONNECT, 5, 0, 0);
+        kernel.ends();
+    }
+
+    #[test]
+    fn what_is_no_request_ends_the_connection() {
+        for bytes in [vec![0; REQUEST_SIZE], request(0, WRITE, [0; 8], 0, u32::MAX).to_vec()] {
+            let mut kernel = Kernel::of(Arc::new(Memory::new(4096).unwrap()), Duration::ZERO);
+            kernel.socket.write_all(&bytes).unwrap();
+            kernel.ends();
+        }
+    }
+}
