@@ -114,12 +114,8 @@ pub fn direct() -> Measured {
     other.fill(1);
     let mut all = Measured { ratio: f64::INFINITY, detail: String::new() };
     for pattern in &PATTERNS {
-        let one = ratio(
-            || measure(&ours, pattern, &mut memory),
-            || measure(&theirs, pattern, &mut other),
-            "MiB/s",
-            1.0,
-        );
+        let one =
+            ratio(|| measure(&ours, pattern, &mut memory), || measure(&theirs, pattern, &mut other), "MiB/s", 1.0);
         all.ratio = all.ratio.min(one.ratio);
         all.detail += &format!("\n    {:<24} {:>6.2} {}", pattern.name, one.ratio, one.detail);
     }

@@ -7,9 +7,11 @@
 mod nbd;
 
 use std::collections::VecDeque;
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,7 +24,7 @@ use r3map_core::{DeviceChoice, Error, Mount, Result};
 const PAGE: usize = 4096;
 const WORDS: u64 = (PAGE / 8) as u64;
 const MIB: u64 = 1 << 20;
-/// No thread may stand still for so long.
+/// No thread may stand still for so long; closing may take twice that.
 const HANG: Duration = Duration::from_secs(60);
 
 fn mix(value: u64) -> u64 {
@@ -77,15 +79,22 @@ impl Words {
             };
             drop(requests);
             turn += 1;
-            if turn % 16 == 0 {
+            if turn % 4 == 0 {
                 // A network that dawdles.
                 thread::sleep(Duration::from_millis(1));
             }
             let outcome = match request.operation {
                 Operation::Read { offset, mut buffer } => {
-                    self.read_at(&mut buffer, offset).map(|()| Reply::Data(buffer))
+                    // As a network client would: its own memory comes and goes.
+                    let mut received = vec![0; buffer.len()];
+                    let read = self.read_at(&mut received, offset);
+                    buffer.copy_from_slice(&received);
+                    read.map(|()| Reply::Data(buffer))
                 }
-                Operation::Write { offset, data } => self.write_at(&data, offset).map(|()| Reply::Done),
+                Operation::Write { offset, data } => {
+                    let sent = data.to_vec();
+                    self.write_at(&sent, offset).map(|()| Reply::Done)
+                }
                 Operation::Zero { .. } => unreachable!("nothing here zeroes"),
                 Operation::Sync => Ok(Reply::Done),
             };
@@ -157,6 +166,11 @@ impl Play {
             body(state);
             self.rounds[thread as usize].fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    fn told(&self) -> String {
+        let rounds = self.rounds.iter().map(|rounds| rounds.load(Ordering::Relaxed).to_string());
+        rounds.collect::<Vec<_>>().join(" ")
     }
 
     /// Reads any page, and reads and writes its own ones: through the slice, or through the handle.
@@ -251,20 +265,9 @@ fn play(backend: Arc<dyn Backend>) {
                 thread::sleep(Duration::from_millis(500));
             });
         });
-        let mut last = vec![(0, Instant::now()); play.rounds.len()];
         while begun.elapsed() < Duration::from_secs(seconds()) {
-            thread::sleep(Duration::from_millis(250));
-            for (thread, rounds) in play.rounds.iter().enumerate() {
-                let rounds = rounds.load(Ordering::Relaxed);
-                if last[thread].0 != rounds {
-                    last[thread] = (rounds, Instant::now());
-                } else if last[thread].1.elapsed() > HANG {
-                    // The watcher tells the rest.
-                    loop {
-                        thread::sleep(HANG);
-                    }
-                }
-            }
+            println!("=> {}", play.told());
+            thread::sleep(Duration::from_millis(500));
         }
         play.stop.store(true, Ordering::Relaxed);
     });
@@ -277,31 +280,55 @@ fn play(backend: Arc<dyn Backend>) {
         let stored = u64::from_ne_bytes(page[place..place + 8].try_into().unwrap());
         assert_eq!(stored, play.expected[number as usize].load(Ordering::Relaxed), "page {number}");
     }
-    let rounds: Vec<u64> = play.rounds.iter().map(|rounds| rounds.load(Ordering::Relaxed)).collect();
-    println!("rounds by thread: {rounds:?}");
+    println!("=> {}", play.told());
 }
 
-/// Runs this test again as the play and watches it from outside.
+/// Runs this test again as the play and watches it from outside: every thread has to come round.
 fn watch(test: &str) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args([test, "--exact", "--nocapture"])
         .env("R3MAP_TEST_ROLE", "play")
         .stdin(Stdio::null())
+        .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let deadline = Instant::now() + Duration::from_secs(seconds()) + HANG;
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            assert!(status.success(), "{status}");
-            return;
+    let (say, lines) = mpsc::channel();
+    let output = BufReader::new(child.stdout.take().unwrap());
+    let listener = thread::spawn(move || {
+        for line in output.lines() {
+            let _ = say.send(line.unwrap());
         }
-        if Instant::now() >= deadline {
+    });
+    let mut rounds: Vec<(String, Instant)> = Vec::new();
+    let mut quiet_since = Instant::now();
+    loop {
+        match lines.recv_timeout(Duration::from_secs(1)) {
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(line) => {
+                quiet_since = Instant::now();
+                let Some(told) = line.strip_prefix("=> ") else { continue };
+                for (thread, count) in told.split(' ').enumerate() {
+                    match rounds.get_mut(thread) {
+                        None => rounds.push((count.to_owned(), Instant::now())),
+                        Some(known) if known.0 != count => *known = (count.to_owned(), Instant::now()),
+                        Some(_) => {}
+                    }
+                }
+            }
+        }
+        let still = rounds.iter().position(|(_, since)| quiet_since.duration_since(*since) > HANG);
+        if still.is_some() || quiet_since.elapsed() > 2 * HANG {
             let report = threads_of(child.id());
             child.kill().unwrap();
-            panic!("the play hangs:\n{report}");
+            panic!("the play hangs (thread {still:?} of {rounds:?}):\n{report}");
         }
-        thread::sleep(Duration::from_millis(100));
     }
+    listener.join().unwrap();
+    let status = child.wait().unwrap();
+    let rounds: Vec<_> = rounds.into_iter().map(|(count, _)| count).collect();
+    println!("rounds by thread: {}", rounds.join(" "));
+    assert!(status.success(), "{status}");
 }
 
 /// Where each thread of a process stands in the kernel.
