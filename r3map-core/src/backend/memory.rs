@@ -13,9 +13,9 @@ use crate::error::{Code, Error, Result};
 use crate::mapping::Mapping;
 use crate::url::Location;
 
-/// Writes from this length on go through the descriptor: the kernel then need not zero a fresh page that is
-/// wholly overwritten, nor map it.
-const LONG_WRITE: usize = 64 << 10;
+/// Accesses from this length on go through the descriptor: the kernel then need not zero a fresh page that is
+/// wholly overwritten, nor map any, and a hole that is read stays one.
+const LONG: usize = 64 << 10;
 
 /// A region of memory that begins as zeros and takes memory only where it was written.
 pub struct Memory {
@@ -67,14 +67,18 @@ impl Backend for Memory {
     #[inline]
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
         self.info.check(offset, buffer.len() as u64)?;
-        self.mapping.read(buffer, offset as usize);
-        Ok(())
+        if buffer.len() < LONG {
+            self.mapping.read(buffer, offset as usize);
+            return Ok(());
+        }
+        let read = self.file.read_exact_at(buffer, offset);
+        read.map_err(|error| Error::io(format!("memory: read {} bytes at {offset}", buffer.len()), error))
     }
 
     #[inline]
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
         self.info.check(offset, data.len() as u64)?;
-        if data.len() < LONG_WRITE {
+        if data.len() < LONG {
             self.mapping.write(data, offset as usize);
             return Ok(());
         }
@@ -99,5 +103,20 @@ impl Backend for Memory {
     #[inline]
     fn try_write_at(&self, data: &[u8], offset: u64) -> Option<Result<()>> {
         Some(self.write_at(data, offset))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn a_long_read_of_what_was_never_written_is_zeros_and_takes_no_memory() {
+        let memory = Memory::new(4 << 20).unwrap();
+        let mut bytes = vec![1; 4 << 20];
+        memory.read_at(&mut bytes, 0).unwrap();
+        assert!(bytes.iter().all(|byte| *byte == 0));
+        assert_eq!(memory.file.metadata().unwrap().blocks(), 0);
     }
 }
