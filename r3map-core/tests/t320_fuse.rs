@@ -459,8 +459,12 @@ fn a_region_that_does_not_answer_is_an_error_at_the_deadline_and_no_obstacle_to_
     backend.held.store(true, Ordering::SeqCst);
     let error = open(&path).read_at(&mut [0; 10], 0).unwrap_err();
     assert!(matches!(error.raw_os_error(), Some(libc::ETIMEDOUT | libc::EIO)), "{error}");
-    let write = mount.write_at(&[1; 4096], 8192).and_then(|()| mount.sync());
-    assert!(write.is_err());
+    let file = mount.file();
+    backend.release();
+    let file = file.unwrap();
+    backend.held.store(true, Ordering::SeqCst);
+    file.write_all_at(&[1; 4096], 8192).unwrap();
+    assert!(file.sync_all().is_err());
     // Answers that come too late change nothing.
     backend.release();
     let mut bytes = [1; 10];
@@ -603,7 +607,7 @@ fn a_child_that_the_app_forks_neither_hinders_the_end_nor_ends_the_mount() {
     if child == 0 {
         // SAFETY: async-signal-safe calls only.
         unsafe {
-            libc::sleep(600);
+            libc::sleep(60);
             libc::_exit(0);
         }
     }

@@ -14,6 +14,7 @@
 //! ([`parked`]), and the reply goes out by the [`channel`] it came from.
 
 use std::fs::{File, Metadata};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
@@ -75,13 +76,16 @@ pub fn attach(region: Arc<dyn Backend>, how: &Attach) -> Result<Arc<dyn Device>>
     let guard = Guard::start(&place)?;
     let (mounted, device) = Mounted::over(place.path(), attributes.mode, &how.name, read_only)?;
     let channel = Channel::new(device);
-    let longest = channel.shake_hands(info.max_request as usize, how.read_ahead.unwrap_or(READ_AHEAD))?;
+    let longest = channel.shake_hands(info.max_request as usize, how.read_ahead.unwrap_or(READ_AHEAD), !read_only)?;
     let path = place.path().to_owned();
     let session = Session::new(region, how.name.clone(), path.clone(), attributes, longest, how.deadline);
     let session = Arc::new(session);
     let threads =
         session::start(&session, channel, THREADS).map_err(|error| Error::io("fuse: start threads", error))?;
     let attached = Attached { session: session.clone(), mounted, threads, guard, place };
+    if !read_only {
+        session.set_size().map_err(|error| Error::io("fuse: tell the kernel the size", error))?;
+    }
     set_read_ahead(&path, how.read_ahead.unwrap_or(READ_AHEAD));
     let opened = session.open_own(|| File::options().read(true).write(!read_only).open(&path));
     let file = opened.map_err(|error| Error::io(format!("fuse: open {}", path.display()), error))?;
@@ -120,6 +124,15 @@ fn set_read_ahead(path: &Path, bytes: u64) {
     if let Err(error) = set {
         tracing::debug!(%error, bytes, "fuse: the kernel keeps its own read-ahead");
     }
+}
+
+/// Drops the pages that the kernel still has of a file whose connection ended, so that descriptors left open
+/// elsewhere fail instead of reading what may be old. Pages that somebody maps stay.
+fn forget_pages(file: &File) {
+    // Fails at once, and leaves no page dirty.
+    let _ = file.sync_all();
+    // SAFETY: a plain call on a descriptor that is open.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
 }
 
 struct Fuse {
@@ -226,7 +239,18 @@ impl Device for Fuse {
         if self.read_only {
             return Ok(());
         }
-        self.within(limit, "flush", |file| file.sync_all().map_err(|error| Error::io("fuse: flush", error)))
+        self.within(limit, "flush", |file| {
+            // ENOSPC is a write past the end, which its writer is told of and which concerns no byte of the
+            // region. It is told once to each descriptor, but cuts the sync short.
+            let past_the_end = |error: &std::io::Error| error.raw_os_error() == Some(libc::ENOSPC);
+            let mut synced = file.sync_all();
+            for _ in 0..3 {
+                if synced.as_ref().is_err_and(past_the_end) {
+                    synced = file.sync_all();
+                }
+            }
+            synced.map_err(|error| Error::io("fuse: flush", error))
+        })
     }
 
     fn detach(&self) -> Result<()> {
@@ -235,7 +259,9 @@ impl Device for Fuse {
         mounted.unmount()?;
         let ending = attached.take();
         // Nobody waits in the kernel any more, so the descriptor closes at once.
-        drop(self.file.write().unwrap_or_else(|e| e.into_inner()).take());
+        if let Some(file) = self.file.write().unwrap_or_else(|e| e.into_inner()).take() {
+            forget_pages(&file);
+        }
         drop(ending);
         Ok(())
     }

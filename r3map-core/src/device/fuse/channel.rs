@@ -93,8 +93,8 @@ impl Channel {
     }
 
     /// Answers the kernel's first request and agrees on requests of at most `wanted` bytes. Tells how many
-    /// it is.
-    pub fn shake_hands(&self, wanted: usize, read_ahead: u64) -> Result<usize> {
+    /// it is. `write_back` lets the kernel keep writes in its cache for a while.
+    pub fn shake_hands(&self, wanted: usize, read_ahead: u64, write_back: bool) -> Result<usize> {
         let mut head = [0; HEAD];
         let mut data = [0; SMALLEST_BUFFER];
         let mut waited = [PollFd::new(self.device.as_fd(), PollFlags::POLLIN)];
@@ -106,7 +106,7 @@ impl Channel {
         self.receive(&mut head, &mut data).map_err(|error| Error::io("fuse: read the kernel's greeting", error))?;
         let request = Head(&head);
         let (opcode, major, minor) = (request.opcode(), request.word(0), request.word(4));
-        let (offered, flags) = (request.word(12), wanted_flags());
+        let (offered, flags) = (request.word(12), wanted_flags(write_back));
         if opcode != wire::INIT || major != wire::MAJOR || minor < wire::OLDEST_MINOR || offered & flags != flags {
             self.reply(request.unique(), Err(libc::EPROTO));
             let message =
@@ -123,8 +123,9 @@ impl Channel {
     }
 }
 
-fn wanted_flags() -> u32 {
-    wire::ASYNC_READ | wire::BIG_WRITES | wire::WRITEBACK_CACHE | wire::MAX_PAGES | wire::EXPLICIT_INVAL_DATA
+fn wanted_flags(write_back: bool) -> u32 {
+    let flags = wire::ASYNC_READ | wire::BIG_WRITES | wire::MAX_PAGES | wire::EXPLICIT_INVAL_DATA;
+    if write_back { flags | wire::WRITEBACK_CACHE } else { flags }
 }
 
 /// Room for the data of a request of at most `longest` bytes.

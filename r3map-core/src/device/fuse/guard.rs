@@ -1,28 +1,24 @@
 //! The guard: a small process that outlives the one that serves, and cleans up after it.
 //!
 //! A process that dies while pages of a file it serves itself are dirty waits in its own exit for answers that
-//! only it could give, and cannot be killed further. Its descriptors are not closed by then, so the guard
-//! cannot wait for the end of a pipe that the process holds. It waits for one that a single thread of the
-//! process holds in a descriptor table of its own: that thread dies at once, and its table with it. The
-//! guard then ends the connection, which lets the process go, and unmounts. The private table also means
-//! that no child the application forks keeps the pipe open.
+//! only it could give, and cannot be killed further. Neither its pipes nor its `pidfd` tell of its end then, but
+//! the threads that wait for nothing do end: the guard waits for the end of one of them (see [`life`]). It
+//! then ends the connection, which lets the process go, and unmounts.
 
 use std::ffi::CStr;
-use std::os::fd::RawFd;
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use super::mounting::{abort, c_path, detach, fusermount};
 use super::place::Place;
 use crate::error::{Code, Error, Result};
 use crate::thread;
 
+mod life;
 mod memory;
 
-/// How long a guard that is dismissed may take to be gone.
-const PATIENCE: Duration = Duration::from_secs(5);
+use life::Life;
 
 /// A guard at work. Dropping it sends it home without cleaning up.
 pub struct Guard {
@@ -86,69 +82,60 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         drop(self.dismiss.take());
-        // Bounded: the thread waits for the guard no longer than its patience.
+        // The guard has nothing to do then but to leave.
         if self.sentinel.take().is_some_and(|sentinel| sentinel.join().is_err()) {
             tracing::error!("fuse: the thread that stands for this process is gone");
         }
     }
 }
 
-/// The thread that stands for the process. It has no descriptors but its own, so it logs nothing.
+/// The thread that stands for the process: it waits for nothing but its dismissal.
 fn sentinel(orders: &Orders, tell: &Sender<i32>, dismissed: &Receiver<()>) {
-    match start_guard(orders) {
-        Err(errno) => {
-            let _ = tell.send(errno);
+    let failed = |error: std::io::Error| error.raw_os_error().unwrap_or(libc::ENOMEM);
+    let life = match Life::new() {
+        Ok(life) => life,
+        Err(error) => {
+            let _ = tell.send(failed(error));
+            return;
         }
-        Ok((life, gone)) => {
-            let _ = tell.send(0);
-            // Ends when the other side is dropped.
-            let _ = dismissed.recv();
-            // SAFETY: both descriptors belong to this thread's own table.
-            unsafe {
-                libc::write(life, c"q".as_ptr().cast(), 1);
-                let mut gone = libc::pollfd { fd: gone, events: libc::POLLIN, revents: 0 };
-                libc::poll(&mut gone, 1, PATIENCE.as_millis() as i32);
-            }
-        }
+    };
+    life.begin();
+    // SAFETY: the child calls only what it may.
+    let child = unsafe { fork() };
+    if child == 0 {
+        // SAFETY: this is the forked child.
+        unsafe { guard(orders, life) };
     }
-}
-
-/// Gives this thread a descriptor table of its own and forks the guard, which inherits no other. Gives the
-/// end whose closing means this process died, and the end that closes when the guard is gone.
-fn start_guard(orders: &Orders) -> Result<(RawFd, RawFd), i32> {
-    // SAFETY: system calls on integers and on memory that lives here; this thread opened nothing before, and
-    // what other threads have open stays open in their table.
+    let _ = tell.send(if child < 0 { failed(std::io::Error::last_os_error()) } else { 0 });
+    if child > 0 {
+        // Ends when the other side is dropped.
+        let _ = dismissed.recv();
+    }
+    life.dismiss();
+    // SAFETY: the guard, if there is one, is a child of this process that nobody else waits for; once it has
+    // ended, the word has no other user.
     unsafe {
-        let errno = || *libc::__errno_location();
-        if libc::syscall(libc::SYS_close_range, 0, u32::MAX, libc::CLOSE_RANGE_UNSHARE) != 0 {
-            return Err(errno());
+        if child > 0 {
+            wait(child);
         }
-        let (mut life, mut gone) = ([0; 2], [0; 2]);
-        if libc::pipe(life.as_mut_ptr()) != 0 || libc::pipe(gone.as_mut_ptr()) != 0 {
-            return Err(errno());
-        }
-        let child = fork();
-        if child == 0 {
-            // The child of a child that ends at once is nobody's zombie.
-            libc::setsid();
-            if fork() == 0 {
-                libc::close(life[1]);
-                libc::close(gone[0]);
-                guard(orders, life[0]);
-            }
-            libc::_exit(0);
-        }
-        if child < 0 {
-            return Err(errno());
-        }
-        while libc::waitpid(child, std::ptr::null_mut(), libc::__WALL) < 0 && errno() == libc::EINTR {}
-        libc::close(life[0]);
-        libc::close(gone[1]);
-        Ok((life[1], gone[0]))
+        life.free();
     }
 }
 
-/// Forks without the hooks that the application registered, and without a signal to it at the child's end.
+/// Waits for a child that [`fork`] made.
+///
+/// # Safety
+/// Nobody else waits for it.
+unsafe fn wait(child: libc::pid_t) {
+    // SAFETY: a plain call; no status is asked for.
+    unsafe {
+        while libc::waitpid(child, std::ptr::null_mut(), libc::__WALL) < 0 && *libc::__errno_location() == libc::EINTR {
+        }
+    }
+}
+
+/// Forks without the hooks that the application registered. The child's end sends no signal, and a plain
+/// `wait` of the application does not see it.
 ///
 /// # Safety
 /// In the child only what a signal handler may call may be called.
@@ -162,22 +149,17 @@ unsafe fn fork() -> libc::pid_t {
 ///
 /// # Safety
 /// Called in a forked child that has only this thread.
-unsafe fn guard(orders: &Orders, life: RawFd) -> ! {
+unsafe fn guard(orders: &Orders, life: Life) -> ! {
     // SAFETY: async-signal-safe calls only, on memory of this stack, which is kept.
     unsafe {
         // Volatile, so that it is a copy on this stack indeed: what it came from is about to go.
         let orders = std::ptr::read_volatile(orders);
         libc::prctl(libc::PR_SET_NAME, c"r3map-guard".as_ptr());
+        libc::setsid();
         libc::chdir(c"/".as_ptr());
-        memory::let_go();
-        let mut byte = 0u8;
-        let read = loop {
-            let read = libc::read(life, (&raw mut byte).cast(), 1);
-            if read >= 0 || *libc::__errno_location() != libc::EINTR {
-                break read;
-            }
-        };
-        if read != 1 {
+        libc::syscall(libc::SYS_close_range, 0, u32::MAX, 0);
+        memory::let_go(life.address());
+        if life.wait() {
             clean_up(&orders);
         }
         libc::_exit(0);
@@ -202,7 +184,7 @@ unsafe fn clean_up(orders: &Orders) {
                         libc::execve(helper.as_ptr(), arguments.as_ptr(), [std::ptr::null()].as_ptr());
                         libc::_exit(1);
                     }
-                    libc::waitpid(child, std::ptr::null_mut(), libc::__WALL);
+                    wait(child);
                 }
             }
         }

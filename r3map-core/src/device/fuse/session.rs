@@ -233,10 +233,16 @@ impl Session {
 
     fn mend(&self) {
         self.mending.store(false, Ordering::SeqCst);
-        // By path: closing a descriptor of the file would drop the locks this process holds on it.
-        if let Err(error) = nix::unistd::truncate(&self.path, self.attributes.size as i64) {
+        if let Err(error) = self.set_size() {
             tracing::warn!(region = self.name, %error, "fuse: cannot cut the file back to its size");
         }
+    }
+
+    /// Makes the kernel take the region's size for the file's: a cache that is written back trusts its own,
+    /// which begins as zero. Not for a thread that serves.
+    pub fn set_size(&self) -> io::Result<()> {
+        // By path: closing a descriptor of the file would drop the locks this process holds on it.
+        Ok(nix::unistd::truncate(&self.path, self.attributes.size as i64)?)
     }
 
     fn fsync(self: &Arc<Self>, channel: &Arc<Channel>, head: &Head<'_>) {

@@ -14,12 +14,13 @@ struct Range {
 }
 
 /// Unmaps everything but files mapped privately (the code and its data) with what directly follows them
-/// (their zero-initialised data), the kernel's own mappings, and this thread's stack and locals.
+/// (their zero-initialised data), the kernel's own mappings, this thread's stack and locals, and what lies at
+/// the address `kept`.
 ///
 /// # Safety
 /// The calling process has one thread, and from now on calls only what a signal handler may and uses only
 /// its stack.
-pub unsafe fn let_go() {
+pub unsafe fn let_go(kept: usize) {
     // SAFETY: plain system calls on memory of this stack, which is kept, as is the word that holds errno.
     unsafe {
         let maps = libc::open(c"/proc/self/maps".as_ptr(), libc::O_RDONLY);
@@ -39,7 +40,7 @@ pub unsafe fn let_go() {
             for byte in &bytes[..read as usize] {
                 let Some(range) = line.push(*byte) else { continue };
                 let within = |address: usize| (range.start..range.end).contains(&address);
-                if within(errno) || within(stack) || range.special {
+                if within(errno) || within(stack) || within(kept) || range.special {
                     continue;
                 }
                 if !range.shared && (range.file || range.start == kept_end) {
