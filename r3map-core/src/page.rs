@@ -255,7 +255,8 @@ impl PageStates {
     /// `pages.end`. Skips what was never touched without looking at it.
     pub fn next_run(&self, pages: Range<u64>, set: Set) -> Option<Range<u64>> {
         let start = self.seek(pages.clone(), set)?;
-        let end = self.seek(start..pages.end, set.complement()).unwrap_or(pages.end);
+        // Not from `start`: it may have left the set since, and a run of no pages would be no answer.
+        let end = self.seek(start + 1..pages.end, set.complement()).unwrap_or(pages.end);
         Some(start..end)
     }
 
