@@ -61,8 +61,7 @@ fn bare() -> f64 {
         let store = nix::sys::memfd::memfd_create(c"floor", nix::sys::memfd::MFdFlags::empty()).unwrap();
         nix::unistd::ftruncate(&store, SIZE as i64).unwrap();
         let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let start =
-            libc::mmap(std::ptr::null_mut(), SIZE as usize, protection, libc::MAP_SHARED, store.as_raw_fd(), 0);
+        let start = libc::mmap(std::ptr::null_mut(), SIZE as usize, protection, libc::MAP_SHARED, store.as_raw_fd(), 0);
         let descriptor = libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK);
         assert!(descriptor >= 0, "userfaultfd");
         let descriptor = OwnedFd::from_raw_fd(descriptor as i32);
