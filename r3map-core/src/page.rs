@@ -89,6 +89,11 @@ impl Set {
         self.0 >> state as u16 & 1 == 1
     }
 
+    /// Whether every state of this set is in the other.
+    pub const fn within(self, other: Set) -> bool {
+        self.0 & !other.0 == 0
+    }
+
     /// The set of all states that are not in this one.
     pub const fn complement(self) -> Set {
         Set(!self.0 & 0x7FF)
@@ -186,8 +191,10 @@ impl PageStates {
     }
 
     /// Applies `change` to every page of the range, each by one compare-and-swap of its word, and calls
-    /// `changed` for each maximal run of pages that left one same state for another, in order.
-    pub fn change(&self, pages: Range<u64>, change: &Change, mut changed: impl FnMut(Range<u64>, State, State)) {
+    /// `changed` for each maximal run of pages that left one same state for another, in order. Gives the states
+    /// in which it left the pages, whether they changed or stayed.
+    pub fn change(&self, pages: Range<u64>, change: &Change, mut changed: impl FnMut(Range<u64>, State, State)) -> Set {
+        let mut left = Set::of(&[]);
         let mut run: Option<(Range<u64>, u8, u8)> = None;
         let mut flush = |run: &mut Option<(Range<u64>, u8, u8)>| {
             if let Some((range, from, to)) = run.take() {
@@ -227,6 +234,7 @@ impl PageStates {
             for page in page..end {
                 let shift = page % PER_WORD * 4;
                 let (from, to) = ((before >> shift & 0xF) as u8, (after >> shift & 0xF) as u8);
+                left.0 |= 1 << to;
                 if from == to {
                     flush(&mut run);
                     continue;
@@ -242,6 +250,7 @@ impl PageStates {
             page = end;
         }
         flush(&mut run);
+        left
     }
 
     /// Moves one page from one state to another, if it is in the first.
