@@ -22,6 +22,7 @@ pub mod page;
 pub mod region;
 pub mod server;
 pub mod stats;
+mod sync;
 mod thread;
 pub mod url;
 pub mod wire;

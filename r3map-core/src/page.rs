@@ -5,10 +5,10 @@
 //! Bytes are published by a Release change after they are stored and observed by an Acquire look.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::Result;
-use crate::mapping::Words;
+use crate::sync::Words;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes of a page, the unit of state and tracking.
 pub const PAGE: u64 = 4096;
@@ -143,7 +143,7 @@ impl PageStates {
             pages,
             words: Words::zeroed(pages.div_ceil(PER_WORD) as usize)?,
             summary: Words::zeroed(pages.div_ceil(PER_SUMMARY_BIT * 64) as usize)?,
-            counts: [const { AtomicU64::new(0) }; 11],
+            counts: Default::default(),
         })
     }
 

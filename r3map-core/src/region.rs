@@ -9,9 +9,8 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use crate::backend::memory::punch;
 use crate::backend::{Backend, Completion, Info, Operation, Priority, Reply, Request, short_reply};
@@ -20,6 +19,8 @@ use crate::error::{Code, Error, Result};
 use crate::page::{Change, PAGE, PageStates, Set, State};
 use crate::region::push::Pushes;
 use crate::stats::Figures;
+use crate::sync::atomic::{AtomicU64, Ordering, fence};
+use crate::sync::{Mutex, MutexGuard, RwLock, pause, point};
 
 pub mod push;
 
@@ -190,12 +191,10 @@ impl Region {
         let mut looks = 0u32;
         loop {
             match self.states.get(page) {
-                State::Filling if looks < 100 => std::hint::spin_loop(),
-                State::Filling if looks < 200 => std::thread::yield_now(),
-                State::Filling => std::thread::sleep(Duration::from_micros(50)),
+                State::Filling => pause(looks),
                 state => return state,
             }
-            looks += 1;
+            looks = looks.saturating_add(1);
         }
     }
 
@@ -228,12 +227,16 @@ impl Region {
     }
 
     fn read_store(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        point();
         let read = self.store.read_exact_at(buffer, offset);
+        point();
         read.map_err(|error| Error::io(format!("{}: read {} kept bytes", self.info.name, buffer.len()), error))
     }
 
     fn write_store(&self, data: &[u8], offset: u64) -> Result<()> {
+        point();
         let write = self.store.write_all_at(data, offset);
+        point();
         write.map_err(|error| Error::io(format!("{}: keep {} bytes", self.info.name, data.len()), error))
     }
 
@@ -434,8 +437,10 @@ impl Region {
     }
 
     fn punch_store(&self, pages: &Range<u64>) -> Result<()> {
+        point();
         let punched = punch(&self.store, pages.start * PAGE, (pages.end - pages.start) * PAGE);
         fence(Ordering::SeqCst);
+        point();
         punched
     }
 

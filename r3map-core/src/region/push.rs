@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::atomic::{Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::backend::{Completion, Operation, Priority, Reply, Request};
@@ -12,6 +11,8 @@ use crate::cancel::{Limit, Signal};
 use crate::error::{Error, Result};
 use crate::page::{Change, PAGE, Set, State};
 use crate::region::Region;
+use crate::sync::atomic::{Ordering, fence};
+use crate::sync::{Mutex, MutexGuard};
 
 /// Pushes under way, and what failed.
 #[derive(Default)]
