@@ -25,6 +25,7 @@ pub mod server;
 #[path = "../../tests/skip.rs"]
 mod skip;
 pub mod stats;
+mod sync;
 mod thread;
 pub mod url;
 pub mod wire;

@@ -60,11 +60,13 @@ impl Mapping {
 }
 
 /// A table of atomic words that begin as zero and take memory only where they are written.
+#[cfg_attr(feature = "shuttle", allow(dead_code))]
 pub struct Words {
     map: Option<MmapRaw>,
     length: usize,
 }
 
+#[cfg_attr(feature = "shuttle", allow(dead_code))]
 impl Words {
     /// A table of that many words.
     pub fn zeroed(length: usize) -> Result<Words> {

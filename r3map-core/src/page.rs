@@ -5,10 +5,10 @@
 //! Bytes are published by a Release change after they are stored and observed by an Acquire look.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::Result;
-use crate::mapping::Words;
+use crate::sync::Words;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes of a page, the unit of state and tracking.
 pub const PAGE: u64 = 4096;
@@ -89,6 +89,11 @@ impl Set {
         self.0 >> state as u16 & 1 == 1
     }
 
+    /// Whether every state of this set is in the other.
+    pub const fn within(self, other: Set) -> bool {
+        self.0 & !other.0 == 0
+    }
+
     /// The set of all states that are not in this one.
     pub const fn complement(self) -> Set {
         Set(!self.0 & 0x7FF)
@@ -138,7 +143,7 @@ impl PageStates {
             pages,
             words: Words::zeroed(pages.div_ceil(PER_WORD) as usize)?,
             summary: Words::zeroed(pages.div_ceil(PER_SUMMARY_BIT * 64) as usize)?,
-            counts: [const { AtomicU64::new(0) }; 11],
+            counts: Default::default(),
         })
     }
 
@@ -186,8 +191,10 @@ impl PageStates {
     }
 
     /// Applies `change` to every page of the range, each by one compare-and-swap of its word, and calls
-    /// `changed` for each maximal run of pages that left one same state for another, in order.
-    pub fn change(&self, pages: Range<u64>, change: &Change, mut changed: impl FnMut(Range<u64>, State, State)) {
+    /// `changed` for each maximal run of pages that left one same state for another, in order. Gives the states
+    /// in which it left the pages, whether they changed or stayed.
+    pub fn change(&self, pages: Range<u64>, change: &Change, mut changed: impl FnMut(Range<u64>, State, State)) -> Set {
+        let mut left = Set::of(&[]);
         let mut run: Option<(Range<u64>, u8, u8)> = None;
         let mut flush = |run: &mut Option<(Range<u64>, u8, u8)>| {
             if let Some((range, from, to)) = run.take() {
@@ -227,6 +234,7 @@ impl PageStates {
             for page in page..end {
                 let shift = page % PER_WORD * 4;
                 let (from, to) = ((before >> shift & 0xF) as u8, (after >> shift & 0xF) as u8);
+                left.0 |= 1 << to;
                 if from == to {
                     flush(&mut run);
                     continue;
@@ -242,6 +250,7 @@ impl PageStates {
             page = end;
         }
         flush(&mut run);
+        left
     }
 
     /// Moves one page from one state to another, if it is in the first.
@@ -255,7 +264,8 @@ impl PageStates {
     /// `pages.end`. Skips what was never touched without looking at it.
     pub fn next_run(&self, pages: Range<u64>, set: Set) -> Option<Range<u64>> {
         let start = self.seek(pages.clone(), set)?;
-        let end = self.seek(start..pages.end, set.complement()).unwrap_or(pages.end);
+        // Not from `start`: it may have left the set since, and a run of no pages would be no answer.
+        let end = self.seek(start + 1..pages.end, set.complement()).unwrap_or(pages.end);
         Some(start..end)
     }
 

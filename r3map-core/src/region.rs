@@ -9,9 +9,8 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use crate::backend::memory::punch;
 use crate::backend::{Backend, Completion, Info, Operation, Priority, Reply, Request, short_reply};
@@ -20,6 +19,8 @@ use crate::error::{Code, Error, Result};
 use crate::page::{Change, PAGE, PageStates, Set, State};
 use crate::region::push::Pushes;
 use crate::stats::Figures;
+use crate::sync::atomic::{AtomicU64, Ordering, fence};
+use crate::sync::{Mutex, MutexGuard, RwLock, pause, point};
 
 pub mod push;
 
@@ -108,10 +109,11 @@ const TAKE_WHOLE: Set = Set::of(&[State::Absent, State::Fetching, State::Zero, S
 const TRIM: Change = Change::of(&[
     (State::Absent, State::ZeroDirty),
     (State::Fetching, State::ZeroDirty),
-    (State::Zero, State::ZeroDirty),
     (State::Clean, State::Filling),
     (State::Dirty, State::Filling),
 ]);
+/// What those begin with.
+const FREE: Set = Set::of(&[State::Absent, State::Fetching, State::Clean, State::Dirty]);
 const TRIMMED: Change = Change::of(&[(State::Filling, State::ZeroDirty)]);
 
 impl Region {
@@ -189,12 +191,10 @@ impl Region {
         let mut looks = 0u32;
         loop {
             match self.states.get(page) {
-                State::Filling if looks < 100 => std::hint::spin_loop(),
-                State::Filling if looks < 200 => std::thread::yield_now(),
-                State::Filling => std::thread::sleep(Duration::from_micros(50)),
+                State::Filling => pause(looks),
                 state => return state,
             }
-            looks += 1;
+            looks = looks.saturating_add(1);
         }
     }
 
@@ -227,12 +227,16 @@ impl Region {
     }
 
     fn read_store(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        point();
         let read = self.store.read_exact_at(buffer, offset);
+        point();
         read.map_err(|error| Error::io(format!("{}: read {} kept bytes", self.info.name, buffer.len()), error))
     }
 
     fn write_store(&self, data: &[u8], offset: u64) -> Result<()> {
+        point();
         let write = self.store.write_all_at(data, offset);
+        point();
         write.map_err(|error| Error::io(format!("{}: keep {} bytes", self.info.name, data.len()), error))
     }
 
@@ -291,10 +295,12 @@ impl Region {
         };
         let until = end.min(run.end * PAGE);
         self.write_store(&data[(at - offset) as usize..(until - offset) as usize], at)?;
-        // After the bytes, before anybody is told. A trim that came between is settled by writing again.
-        self.states.change(run.clone(), &WRITTEN, |_, _, _| {});
+        // After the bytes, before anybody is told. A trim that came between is settled by writing again; a push
+        // that took the page before has old bytes, one that takes it after has these.
+        fence(Ordering::SeqCst);
         const MARKED: Set = Set::of(&[State::Dirty, State::Redirtied]);
-        if self.states.all(run, MARKED) { Ok(Some(until)) } else { Ok(None) }
+        let left = self.states.change(run, &WRITTEN, |_, _, _| {});
+        if left.within(MARKED) { Ok(Some(until)) } else { Ok(None) }
     }
 
     /// Writes one page that has no bytes here, if it can be had without its old bytes.
@@ -381,37 +387,61 @@ impl Region {
 
     /// Makes whole pages zero without moving bytes.
     fn trim(&self, pages: Range<u64>) -> Result<()> {
-        let mut outcome = Ok(());
         let mut page = pages.start;
-        while page < pages.end && outcome.is_ok() {
-            self.settled(page);
-            let stop = pages.end.min(page + LONGEST_FETCH);
-            let mut took = Vec::new();
-            self.states.change(page..stop, &TRIM, |run, from, to| took.push((run, from, to)));
-            for (run, from, to) in took {
-                if from == State::Fetching {
-                    self.lose(run.clone());
-                }
-                if to == State::Filling {
-                    let punched = punch(&self.store, run.start * PAGE, (run.end - run.start) * PAGE);
-                    // Stored zeros would be as good: what failed leaves the old bytes, newer than remote.
-                    self.states.change(run, if punched.is_ok() { &TRIMMED } else { &FILLED_DIRTY }, |_, _, _| {});
-                    outcome = outcome.and(punched);
-                }
+        while page < pages.end {
+            let state = self.settled(page);
+            if FREE.has(state) {
+                let stop = pages.end.min(page + LONGEST_FETCH);
+                let run = self.states.next_run(page..stop, FREE).filter(|run| run.start == page);
+                page = run.map_or(Ok(page), |run| self.trim_free(run))?;
+            } else if Set::ZERO.has(state) {
+                page += 1;
+            } else {
+                self.trim_pushing(page)?;
+                page += 1;
             }
-            // A page being pushed keeps its stored state: its bytes become a hole, then it is dirty again.
-            const PUSHED: Set = Set::of(&[State::Pushing, State::Redirtied, State::Evicting]);
-            let mut at = page;
-            while let Some(run) = self.states.next_run(at..stop, PUSHED) {
-                outcome = outcome.and(punch(&self.store, run.start * PAGE, (run.end - run.start) * PAGE));
-                self.states.change(run.clone(), &WRITTEN, |_, _, _| {});
-                at = run.end;
-            }
-            // Whatever was being filled meanwhile is looked at again.
-            const DONE: Set = Set::of(&[State::ZeroDirty, State::ZeroPushing, State::Redirtied, State::Dirty]);
-            page = self.states.next_run(page..stop, DONE.complement()).map_or(stop, |run| run.start);
         }
-        outcome
+        // Some of it may be local now that was not.
+        self.figures.landed.signal();
+        Ok(())
+    }
+
+    /// Trims the pages of a run that nobody is sending, up to the first that changed under us.
+    fn trim_free(&self, run: Range<u64>) -> Result<u64> {
+        let mut reached = run.start;
+        let mut outcome = Ok(());
+        let mut took = Vec::new();
+        self.states.change(run, &TRIM, |run, from, to| took.push((run, from, to)));
+        for (run, from, to) in took {
+            if from == State::Fetching {
+                self.lose(run.clone());
+            }
+            if run.start == reached {
+                reached = run.end;
+            }
+            if to == State::Filling {
+                let punched = self.punch_store(&run);
+                // What failed leaves the old bytes, newer than remote.
+                self.states.change(run, if punched.is_ok() { &TRIMMED } else { &FILLED_DIRTY }, |_, _, _| {});
+                outcome = outcome.and(punched);
+            }
+        }
+        outcome.map(|()| reached)
+    }
+
+    /// Trims a page that is being sent: it keeps its stored state, its bytes become a hole, then it is dirty.
+    fn trim_pushing(&self, page: u64) -> Result<()> {
+        self.punch_store(&(page..page + 1))?;
+        self.states.change(page..page + 1, &WRITTEN, |_, _, _| {});
+        Ok(())
+    }
+
+    fn punch_store(&self, pages: &Range<u64>) -> Result<()> {
+        point();
+        let punched = punch(&self.store, pages.start * PAGE, (pages.end - pages.start) * PAGE);
+        fence(Ordering::SeqCst);
+        point();
+        punched
     }
 
     /// Tells fetches under way that what they bring for these pages is old.
@@ -557,8 +587,9 @@ impl Region {
         let waiting = {
             let mut fetches = self.lock();
             let fetch = fetches.by_page.remove(&key);
+            // Also after success: a page may have become absent and been asked for again under this fetch.
+            self.give_up(&mut fetches, pages);
             if let Err(error) = &landed {
-                self.give_up(&mut fetches, pages);
                 self.figures.fetch_failed(error);
             }
             let fetch = fetch.map(|fetch| {
@@ -591,7 +622,9 @@ impl Region {
                 continue;
             }
             match data {
-                None => self.states.change(run, &FILLED_ZERO, |_, _, _| {}),
+                None => {
+                    self.states.change(run, &FILLED_ZERO, |_, _, _| {});
+                }
                 Some(data) => {
                     let part = self.bytes_of(&run);
                     let base = pages.start * PAGE;
@@ -604,7 +637,7 @@ impl Region {
         outcome
     }
 
-    /// After a failed fetch: pages that no other fetch brings are absent again.
+    /// After a fetch: pages still asked for that no other fetch brings are absent again.
     fn give_up(&self, fetches: &mut Fetches, pages: Range<u64>) {
         let brought: Vec<_> = fetches.covering(pages.clone()).map(|(_, fetch)| fetch.pages.clone()).collect();
         for (run, others) in split(pages, &brought) {

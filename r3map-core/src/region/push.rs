@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::backend::{Completion, Operation, Priority, Reply, Request};
@@ -11,8 +11,10 @@ use crate::cancel::{Limit, Signal};
 use crate::error::{Error, Result};
 use crate::page::{Change, PAGE, Set, State};
 use crate::region::Region;
+use crate::sync::atomic::{Ordering, fence};
+use crate::sync::{Mutex, MutexGuard};
 
-/// Pushes under way, and the failure that every sync tells until one gets through.
+/// Pushes under way, and what failed.
 #[derive(Default)]
 pub struct Pushes {
     state: Mutex<Under>,
@@ -24,8 +26,21 @@ struct Under {
     next: u64,
     way: BTreeSet<u64>,
     bytes: u64,
-    /// The newest failure, and the number of the last push started when it happened.
-    failure: Option<(u64, Error)>,
+    /// How many pushes failed so far.
+    failures: u64,
+    /// The newest failure, and the number of the last push begun when it happened.
+    newest: Option<(u64, Error)>,
+    /// The highest number of a push that got through.
+    through: u64,
+}
+
+impl Under {
+    fn begin(&mut self, bytes: u64) -> u64 {
+        self.next += 1;
+        self.way.insert(self.next);
+        self.bytes += bytes;
+        self.next
+    }
 }
 
 const TAKE: Change = Change::of(&[(State::Dirty, State::Pushing)]);
@@ -37,35 +52,53 @@ const NOT_PUSHED: Change = Change::of(&[
     (State::Redirtied, State::Dirty),
     (State::ZeroPushing, State::ZeroDirty),
 ]);
-const WAITING: Set = Set::of(&[State::Dirty, State::ZeroDirty]);
+/// What waits to be pushed, or may in a moment.
+const WAITING: Set = Set::of(&[State::Dirty, State::ZeroDirty, State::Filling]);
 /// Zeroes carry no bytes: one push may be long.
 const LONGEST_ZERO: u64 = (1 << 30) / PAGE;
 
 impl Region {
-    /// Starts one push of the first dirty run at or after `from`, coalesced to at most a request, and says
-    /// where to look for the next; `None` if nothing there is dirty.
-    pub fn push_next(self: &Arc<Self>, from: u64, deadline: Option<Instant>) -> Option<u64> {
-        let run = self.states().next_run(from..self.states().pages(), WAITING)?;
+    /// Starts pushing the first dirty run at or after `from`, at most a request long, and says where to look for
+    /// the next: no page before that is left dirty. `None` if nothing there is.
+    pub fn push_next(self: &Arc<Self>, mut from: u64, deadline: Option<Instant>) -> Option<u64> {
         let longest = u64::from(self.info().max_request.min(self.info().chunk_size.max(1 << 20))) / PAGE;
-        let zero = self.states().get(run.start) == State::ZeroDirty;
-        let end = run.end.min(run.start + if zero { LONGEST_ZERO } else { longest.max(1) });
-        let mut taken: Option<Range<u64>> = None;
-        let mut rest = Vec::new();
-        self.states().change(run.start..end, if zero { &TAKE_ZERO } else { &TAKE }, |run, _, _| match taken {
-            None => taken = Some(run),
-            Some(_) => rest.push(run),
-        });
-        // A change that skips a page reports two runs; each becomes a push of its own.
-        for run in taken.into_iter().chain(rest) {
-            self.push(run, zero, deadline);
+        loop {
+            from = self.states().next_run(from..self.states().pages(), WAITING)?.start;
+            let (kind, take, longest) = match self.settled(from) {
+                State::Dirty => (State::Dirty, &TAKE, longest.max(1)),
+                State::ZeroDirty => (State::ZeroDirty, &TAKE_ZERO, LONGEST_ZERO),
+                _ => continue,
+            };
+            let stop = self.states().pages().min(from + longest);
+            let Some(run) = self.states().next_run(from..stop, Set::of(&[kind])) else { continue };
+            let taken = self.take(run, take);
+            for (number, run) in &taken {
+                self.push(*number, run.clone(), kind == State::ZeroDirty, deadline);
+            }
+            let reached = taken.iter().fold(from, |at, (_, run)| if run.start == at { run.end } else { at });
+            if reached > from {
+                return Some(reached);
+            }
         }
-        Some(end)
     }
 
-    fn push(self: &Arc<Self>, pages: Range<u64>, zero: bool, deadline: Option<Instant>) {
+    /// Takes the pages of a run that still are as `take` wants them: a push for each piece. A page is never seen
+    /// as being pushed before its push counts as begun, or a sync would not wait for it.
+    fn take(&self, run: Range<u64>, take: &Change) -> Vec<(u64, Range<u64>)> {
+        let mut taken = Vec::new();
+        let mut under = self.pushes.lock();
+        self.states().change(run, take, |run, _, _| {
+            let bytes = self.bytes_of(&run);
+            taken.push((under.begin(bytes.end - bytes.start), run));
+        });
+        taken
+    }
+
+    fn push(self: &Arc<Self>, number: u64, pages: Range<u64>, zero: bool, deadline: Option<Instant>) {
         let bytes = self.bytes_of(&pages);
         let length = bytes.end - bytes.start;
-        let number = self.pushes.begin(length);
+        // A write that found these pages dirty stored its bytes before.
+        fence(Ordering::SeqCst);
         let operation = if zero {
             Ok(Operation::Zero { offset: bytes.start, length })
         } else {
@@ -84,33 +117,42 @@ impl Region {
     }
 
     fn pushed(&self, number: u64, pages: Range<u64>, length: u64, outcome: Result<Reply>) {
-        // A page of zeroes that is just being given bytes is ours again in a moment.
-        let filling = Set::of(&[State::Filling]);
-        while let Some(run) = self.states().next_run(pages.clone(), filling) {
+        let change = if outcome.is_ok() { &PUSHED } else { &NOT_PUSHED };
+        // Every page leaves this push once; a zero that is just being given bytes does when it has them.
+        let mut left = vec![pages];
+        while let Some(run) = left.pop() {
             self.settled(run.start);
+            let mut at = run.start;
+            self.states().change(run.clone(), change, |changed, _, _| {
+                left.extend((at < changed.start).then(|| at..changed.start));
+                at = changed.end;
+            });
+            left.extend((at < run.end).then(|| at..run.end));
         }
-        self.states().change(pages, if outcome.is_ok() { &PUSHED } else { &NOT_PUSHED }, |_, _, _| {});
         if outcome.is_ok() {
             self.figures.pushed.add(length);
         }
         self.pushes.end(number, length, outcome.err());
     }
 
-    /// Pushes everything that is dirty at this moment, whoever made it so, and waits for it. Fails if any push
-    /// failed since then; what failed stays dirty.
+    /// Pushes everything that is dirty at this moment, whoever made it so, and waits for it. Fails if a push
+    /// failed and did not get through at the second try; what failed stays dirty.
     pub fn push_all(self: &Arc<Self>, window: u64, limit: &Limit) -> Result<()> {
         self.collect()?;
-        let begun = self.pushes.number();
-        // Once for what is dirty, and once more for what was being pushed while it was written.
+        let mut failures = 0;
+        // Once for what is dirty, and once more for what was being pushed while it was written, or failed. A page
+        // that fails in the second round may have been anybody's push: that it failed is all one needs to know.
         for _ in 0..2 {
+            failures = self.pushes.lock().failures;
             let mut from = 0;
             while let Some(next) = self.push_next(from, limit.deadline) {
                 from = next;
                 self.pushes.wait_below(window, limit)?;
             }
-            self.pushes.wait_through(self.pushes.number(), limit)?;
+            let begun = self.pushes.lock().next;
+            self.pushes.wait_through(begun, limit)?;
         }
-        self.pushes.failed_since(begun)
+        self.pushes.failed_since(failures)
     }
 
     /// Bytes of pushes under way.
@@ -123,9 +165,10 @@ impl Region {
         self.pushes.wait_below(window, limit)
     }
 
-    /// The newest push failure, if nothing got through since.
+    /// The newest push failure, if nothing begun after it got through since.
     pub fn push_failure(&self) -> Option<Error> {
-        self.pushes.lock().failure.as_ref().map(|(_, error)| error.clone())
+        let under = self.pushes.lock();
+        under.newest.as_ref().filter(|(last, _)| under.through <= *last).map(|(_, error)| error.clone())
     }
 
     /// Bytes newer here than at the backend, as far as is known without asking a mapping.
@@ -135,17 +178,8 @@ impl Region {
 }
 
 impl Pushes {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Under> {
+    fn lock(&self) -> MutexGuard<'_, Under> {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
-    }
-
-    fn begin(&self, bytes: u64) -> u64 {
-        let mut under = self.lock();
-        under.next += 1;
-        let number = under.next;
-        under.way.insert(number);
-        under.bytes += bytes;
-        number
     }
 
     fn end(&self, number: u64, bytes: u64, error: Option<Error>) {
@@ -153,18 +187,14 @@ impl Pushes {
         under.way.remove(&number);
         under.bytes -= bytes;
         match error {
-            Some(error) => under.failure = Some((under.next, error)),
-            // Something begun after the failure got through: the way is open again.
-            None if under.failure.as_ref().is_some_and(|(last, _)| number > *last) => under.failure = None,
-            None => {}
+            Some(error) => {
+                under.failures += 1;
+                under.newest = Some((under.next, error));
+            }
+            None => under.through = under.through.max(number),
         }
         drop(under);
         self.changed.signal();
-    }
-
-    /// The number of the last push begun.
-    fn number(&self) -> u64 {
-        self.lock().next
     }
 
     fn wait_below(&self, bytes: u64, limit: &Limit) -> Result<()> {
@@ -175,9 +205,11 @@ impl Pushes {
         self.changed.wait(limit, "push", || self.lock().way.first().is_none_or(|first| *first > number).then_some(()))
     }
 
-    fn failed_since(&self, number: u64) -> Result<()> {
-        match &self.lock().failure {
-            Some((last, error)) if *last >= number => Err(error.clone()),
+    /// The newest failure, if there were more than `before`.
+    fn failed_since(&self, before: u64) -> Result<()> {
+        let under = self.lock();
+        match &under.newest {
+            Some((_, error)) if under.failures > before => Err(error.clone()),
             _ => Ok(()),
         }
     }
