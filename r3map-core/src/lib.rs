@@ -15,6 +15,7 @@ pub mod device;
 pub mod error;
 pub mod event;
 mod gate;
+pub mod log;
 mod mapping;
 pub mod mount;
 pub mod options;
@@ -25,7 +26,7 @@ pub mod server;
 #[path = "../../tests/skip.rs"]
 mod skip;
 pub mod stats;
-mod thread;
+pub mod thread;
 pub mod url;
 pub mod wire;
 
