@@ -42,7 +42,9 @@ int main(void)
     CHECK(own.frees == 1);
     own_init(&own, 4096);
     longer.newer = &own;
-    refused(longer.known, "only a newer library knows");
+    backend = NULL;
+    FAILS(r3map_backend_new(&longer.known, &own, &backend), R3MAP_INVALID_ARGUMENT, "only a newer library knows");
+    CHECK(backend == NULL && own.frees == 0);
     free(own.bytes);
     return 0;
 }

@@ -1,5 +1,4 @@
 /* Hundreds of opened and closed backends, mounts and servers leave no descriptor and no thread behind. */
-#include <dirent.h>
 
 #include "test.h"
 

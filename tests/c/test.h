@@ -2,6 +2,7 @@
 #ifndef TEST_H
 #define TEST_H
 
+#include <dirent.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <r3map.h>
@@ -11,6 +12,7 @@
 #include <unistd.h>
 
 #define SKIPPED 77
+#define LEFT_TO_GUEST 78
 
 #define CHECK(condition)                                                                \
     do {                                                                                \
@@ -19,6 +21,28 @@
             exit(1);                                                                    \
         }                                                                               \
     } while (0)
+
+static char test_directory[64];
+
+static inline void remove_directory(void)
+{
+    DIR *directory = test_directory[0] == 0 ? NULL : opendir(test_directory);
+    struct dirent *entry;
+    while (directory != NULL && (entry = readdir(directory)) != NULL)
+        unlinkat(dirfd(directory), entry->d_name, 0);
+    if (directory != NULL) {
+        closedir(directory);
+        rmdir(test_directory);
+    }
+}
+
+/* Ends a test that cannot run here, with the error as the reason. What it still holds is no leak. */
+static inline void leave(int status, r3map_error *reason)
+{
+    fprintf(stderr, "%s\n", r3map_error_message(reason));
+    remove_directory();
+    _exit(status);
+}
 
 /* The call succeeds. */
 #define OK(call) check_ok((call), #call, __FILE__, __LINE__)
@@ -49,10 +73,8 @@ static inline void check_fails(r3map_error *error, uint32_t code, const char *te
 static inline void check_ok_or_skip(r3map_error *error, const char *call, const char *file, int line)
 {
     uint32_t code = r3map_error_code(error);
-    if (code == R3MAP_NO_DEVICE || code == R3MAP_UNSUPPORTED || code == R3MAP_PERMISSION_DENIED) {
-        printf("skipped: %s\n", r3map_error_message(error));
-        exit(SKIPPED);
-    }
+    if (code == R3MAP_NO_DEVICE || code == R3MAP_UNSUPPORTED || code == R3MAP_PERMISSION_DENIED)
+        leave(SKIPPED, error);
     check_ok(error, call, file, line);
 }
 
@@ -83,7 +105,7 @@ static inline void close_mount(r3map_mount *mount)
     r3map_mount_free(mount);
 }
 
-/* A file of some zero bytes in the directory of this run, as a path and as a URL. */
+/* A file of some zero bytes in a directory of this test, as a path and as a URL. */
 struct file {
     char path[256];
     char url[300];
@@ -92,9 +114,11 @@ struct file {
 static inline struct file new_file(const char *name, long size)
 {
     struct file file;
-    const char *directory = getenv("R3MAP_TEST_DIRECTORY");
-    CHECK(directory != NULL);
-    snprintf(file.path, sizeof file.path, "%s/%s-%d", directory, name, (int)getpid());
+    if (test_directory[0] == 0) {
+        strcpy(test_directory, "/tmp/r3map-test-XXXXXX");
+        CHECK(mkdtemp(test_directory) != NULL && atexit(remove_directory) == 0);
+    }
+    snprintf(file.path, sizeof file.path, "%s/%s", test_directory, name);
     snprintf(file.url, sizeof file.url, "file://%s", file.path);
     FILE *opened = fopen(file.path, "w");
     CHECK(opened != NULL && ftruncate(fileno(opened), size) == 0 && fclose(opened) == 0);
