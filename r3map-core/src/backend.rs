@@ -233,7 +233,7 @@ pub fn perform_on_pool<B: Backend + ?Sized>(backend: Arc<B>, request: Request) {
     let Request { mut operation, deadline, completion, .. } = request;
     pool::run(move || {
         let mut pause = Duration::from_millis(10);
-        loop {
+        let outcome = loop {
             let outcome = match &mut operation {
                 Operation::Read { offset, buffer } => backend.read_at(buffer, *offset),
                 Operation::Write { offset, data } => backend.write_at(data, *offset),
@@ -242,12 +242,13 @@ pub fn perform_on_pool<B: Backend + ?Sized>(backend: Arc<B>, request: Request) {
             };
             match outcome {
                 Err(error) if error.is_retryable() && later(deadline, pause) => std::thread::sleep(pause),
-                Err(error) => return completion.complete(Err(error)),
-                Ok(()) => break,
+                outcome => break outcome,
             }
             pause = (pause * 2).min(Duration::from_secs(1));
-        }
-        completion.complete(Ok(match operation {
+        };
+        // Whoever is told may let go of the backend, and then no thread shall hold it any more.
+        drop(backend);
+        completion.complete(outcome.map(|()| match operation {
             Operation::Read { buffer, .. } => Reply::Data(buffer),
             _ => Reply::Done,
         }));

@@ -15,6 +15,7 @@ pub mod device;
 pub mod error;
 pub mod event;
 mod gate;
+pub mod log;
 mod mapping;
 pub mod mount;
 pub mod options;
@@ -26,7 +27,7 @@ pub mod server;
 mod skip;
 pub mod stats;
 mod sync;
-mod thread;
+pub mod thread;
 pub mod url;
 pub mod wire;
 

@@ -214,6 +214,8 @@ impl Mount {
     /// nothing by itself: with `pull=demand` it may never come.
     pub fn wait_local(&self, share: f64, timeout: Duration) -> Result<()> {
         let inner = self.enter()?;
+        // Not kept inside: this may take for ever, and the mount may be closed meanwhile.
+        drop(inner.gate.enter()?);
         let limit = Limit::within(timeout).with_cancel(self.cancel.clone());
         match inner.kept() {
             Some(kept) => kept.wait_local(share, &limit),
@@ -225,6 +227,7 @@ impl Mount {
     /// most `timeout` (zero: for ever).
     pub fn next(&self, after: u64, timeout: Duration) -> Result<Event> {
         let inner = self.enter()?;
+        drop(inner.gate.enter()?);
         inner.events.next(after, &Limit::within(timeout).with_cancel(self.cancel.clone()))
     }
 
@@ -248,6 +251,7 @@ impl Mount {
     /// Figures of this mount.
     pub fn stats(&self) -> Result<Stats> {
         let inner = self.enter()?;
+        let _inside = inner.gate.enter()?;
         let mut stats = Stats::default();
         stats.put("size", inner.info.size);
         inner.counters.put_into(&mut stats);
