@@ -89,6 +89,27 @@ fn a_mount_tells_programs_in_json_where_it_is() {
 }
 
 #[test]
+fn a_mount_that_cannot_sync_is_detached_all_the_same_and_fails_with_the_cause() {
+    let directory = Directory::new();
+    let (url, _) = directory.file("file", 1_000_000);
+    let mut server = Running::start(&["serve", &url, "--listen", "127.0.0.1:0"]);
+    let address = server.line();
+    let options = ["--device=fuse", "--mode=managed", "--push-interval=0", "--deadline=2"];
+    let mut mount = Running::start(&[&["mount", &address][..], &options].concat());
+    let path = mount.line();
+    assert_eq!(std::fs::read(&path).unwrap().len(), 1_000_000);
+    server.signal(Signal::SIGKILL);
+    server.ended();
+    write_at(Path::new(&path), b"lost", 0);
+    mount.signal(Signal::SIGINT);
+    let outcome = mount.ended();
+    let last = outcome.err.lines().last().unwrap();
+    let message = "r3map: unmounted without a complete sync, the last writes may be lost: ";
+    assert!(outcome.status == 1 && last.starts_with(message), "{}: {}", outcome.status, outcome.err);
+    assert!(std::fs::metadata(&path).map_or(true, |file| file.len() == 0), "{path} is still mounted");
+}
+
+#[test]
 fn userfaultfd_gives_no_path_and_the_error_says_what_does() {
     let outcome = r3map(&["mount", "memory:?size=1MiB", "--device", "userfaultfd"]);
     let message = "r3map: a userfaultfd device gives memory of one process and no path for others: mount with \
