@@ -1,7 +1,7 @@
 //! `r3map doctor`: what this kernel and user can do, and what would enable the rest.
 
 use clap::Args;
-use r3map_core::device::Kind;
+use r3map_core::device::{Kind, View};
 use r3map_core::{Error, Result};
 use serde_json::{Value, json};
 
@@ -50,12 +50,8 @@ fn as_json(kind: Kind, outcome: &Result<()>) -> Value {
     device
 }
 
-fn views(kind: Kind) -> &'static [&'static str] {
-    match kind {
-        Kind::Nbd => &["path", "file", "slice"],
-        Kind::Userfaultfd => &["slice"],
-        Kind::Fuse => &["path", "file"],
-    }
+fn views(kind: Kind) -> Vec<String> {
+    View::ALL.into_iter().filter(|view| kind.gives(*view)).map(|view| view.to_string()).collect()
 }
 
 /// The one command that would enable a device: a probe's error quotes it, if there is one.
