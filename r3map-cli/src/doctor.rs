@@ -1,8 +1,8 @@
 //! `r3map doctor`: what this kernel and user can do, and what would enable the rest.
 
 use clap::Args;
-use r3map_core::device::Kind;
-use r3map_core::{Code, Error, Result};
+use r3map_core::device::{Kind, View};
+use r3map_core::{Error, Result};
 use serde_json::{Value, json};
 
 use crate::print;
@@ -30,7 +30,7 @@ impl Doctor {
                 Ok(()) => print(format_args!("{:12} yes: gives a {}", kind.name(), views(*kind).join(", ")))?,
                 Err(error) => {
                     print(format_args!("{:12} no:  {error}", kind.name()))?;
-                    if let Some(command) = remedy(*kind, error.code(), user.is_root()) {
+                    if let Some(command) = remedy(error) {
                         print(format_args!("{:12} to enable it: {command}", ""))?;
                     }
                 }
@@ -45,29 +45,30 @@ fn as_json(kind: Kind, outcome: &Result<()>) -> Value {
     if let Err(error) = outcome {
         device["code"] = error.code().name().into();
         device["reason"] = error.message().into();
-        device["command"] = remedy(kind, error.code(), nix::unistd::geteuid().is_root()).into();
+        device["command"] = remedy(error).into();
     }
     device
 }
 
-fn views(kind: Kind) -> &'static [&'static str] {
-    match kind {
-        Kind::Nbd => &["path", "file", "slice"],
-        Kind::Userfaultfd => &["slice"],
-        Kind::Fuse => &["path", "file"],
-    }
+fn views(kind: Kind) -> Vec<String> {
+    View::ALL.into_iter().filter(|view| kind.gives(*view)).map(|view| view.to_string()).collect()
 }
 
-/// The one command that would enable a device; `None` where only another kernel would.
-fn remedy(kind: Kind, code: Code, root: bool) -> Option<String> {
-    let command = match (kind, code) {
-        (_, Code::Unsupported) => return None,
-        (Kind::Nbd, Code::PermissionDenied) if !root => "r3map mount …",
-        (Kind::Nbd, _) => "modprobe nbd nbds_max=64",
-        (Kind::Userfaultfd, Code::PermissionDenied) => "sysctl -w vm.unprivileged_userfaultfd=1",
-        (Kind::Userfaultfd, _) => return None,
-        (Kind::Fuse, Code::PermissionDenied) => "apt-get install fuse3",
-        (Kind::Fuse, _) => "modprobe fuse",
-    };
-    Some(if root { command.to_owned() } else { format!("sudo {command}") })
+/// The one command that would enable a device: a probe's error quotes it, if there is one.
+fn remedy(error: &Error) -> Option<&str> {
+    error.message().split('`').skip(1).step_by(2).find(|quoted| quoted.contains(' '))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use r3map_core::Code;
+
+    #[test]
+    fn the_command_that_an_error_quotes_is_the_remedy() {
+        let quoting = |message| remedy(&Error::new(Code::NoDevice, message)).map(str::to_owned);
+        assert_eq!(quoting("no devices: `modprobe nbd` loads them").as_deref(), Some("modprobe nbd"));
+        assert_eq!(quoting("all are in use: load more (`nbds_max=` of nbd)"), None);
+        assert_eq!(quoting("this kernel is too old"), None);
+    }
 }

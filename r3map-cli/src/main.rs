@@ -18,6 +18,7 @@ mod log;
 mod mount;
 mod progress;
 mod serve;
+mod watch;
 
 /// Remote mmap: bytes that live elsewhere as a path, a file or memory of this host
 #[derive(Parser)]

@@ -11,13 +11,14 @@ use clap::Args;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use r3map_core::device::Kind;
-use r3map_core::{Cancel, Code, DeviceChoice, Error, Result};
+use r3map_core::{Cancel, Code, DeviceChoice, Error, Pull, Result};
 use serde_json::json;
 
 use crate::flags::{BackendFlags, MountFlags};
 use crate::interrupts::Interrupts;
 use crate::print;
 use crate::progress::Progress;
+use crate::watch;
 
 /// Show a backend as a path until Ctrl-C, or while a command runs
 ///
@@ -52,6 +53,7 @@ impl Mount {
             ));
         }
         options.at = self.at.clone();
+        let pulls = options.pull == Pull::Background;
         let mount = options.open_url(&self.url, &self.backend.options())?;
         // From here on a signal must find the device detached and the bytes synced.
         let interrupts = Interrupts::catch()?;
@@ -62,7 +64,7 @@ impl Mount {
                 return Err(error);
             }
         };
-        let used = self.used(&mount, &placed, &interrupts, progress);
+        let used = watch::during(&mount, pulls, progress, || self.used(&mount, &placed, &interrupts, progress));
         drop(placed);
         unmount(&mount, &interrupts, progress)?;
         used
@@ -126,19 +128,22 @@ fn unmount(mount: &r3map_core::Mount, interrupts: &Interrupts, progress: &Progre
     progress.note("closing", json!({}), "syncing and detaching");
     let cancel = Cancel::new();
     let closing = mount.with_cancel(cancel.clone());
-    interrupts.during(
-        |_| cancel.trigger(),
-        || {
-            let synced = if closing.is_read_only() { Ok(()) } else { closing.sync() };
-            match synced.and_then(|()| closing.close()) {
-                Ok(()) => Ok(()),
-                Err(error) => {
-                    mount.discard()?;
-                    Err(error.context("unmounted without a complete sync, the last writes may be lost"))
-                }
-            }
-        },
-    )
+    let close = || {
+        let synced = if closing.is_read_only() { Ok(()) } else { closing.sync() };
+        synced.and_then(|()| closing.close()).or_else(|error| {
+            mount.discard()?;
+            Err(error.context("unmounted without a complete sync, the last writes may be lost"))
+        })
+    };
+    // A mount that keeps pages knows how much has to go; what the kernel holds of another is its own.
+    let dirty = || watch::kept(mount, "dirty_bytes").unwrap_or(0);
+    match dirty() {
+        0 => interrupts.during(|_| cancel.trigger(), close),
+        all => {
+            let left = || all.saturating_sub(dirty());
+            interrupts.during(|_| cancel.trigger(), || progress.during("push", all, &left, close))
+        }
+    }
 }
 
 /// Runs the command on the path; its status is ours.

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 use r3map_core::Error;
 use serde_json::{Value, json};
 
@@ -24,7 +24,12 @@ pub struct Output {
 impl Output {
     /// The way of reporting that was asked for.
     pub fn progress(&self) -> Progress {
-        Progress { json: self.json, quiet: self.quiet, terminal: std::io::stderr().is_terminal() }
+        Progress {
+            json: self.json,
+            quiet: self.quiet,
+            terminal: std::io::stderr().is_terminal(),
+            bars: MultiProgress::new(),
+        }
     }
 }
 
@@ -34,6 +39,8 @@ pub struct Progress {
     pub json: bool,
     quiet: bool,
     terminal: bool,
+    /// The bars that are drawn now: what is written meanwhile goes above them.
+    bars: MultiProgress,
 }
 
 impl Progress {
@@ -46,7 +53,7 @@ impl Progress {
             fields["event"] = event.into();
             eprintln!("{fields}");
         } else {
-            eprintln!("r3map: {text}");
+            self.bars.suspend(|| eprintln!("r3map: {text}"));
         }
     }
 
@@ -90,7 +97,7 @@ impl Progress {
                 self.note("progress", fields, "");
             }
         } else if self.terminal {
-            let bar = ProgressBar::new(total).with_prefix(what.to_owned());
+            let bar = self.bars.add(ProgressBar::new(total).with_prefix(what.to_owned()));
             let template = "{prefix} {wide_bar} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left";
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style);

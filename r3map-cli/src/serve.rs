@@ -54,8 +54,8 @@ impl Serve {
         if let Some(time) = &self.deadline {
             options.deadline = parse_time(time).map_err(|error| error.context("deadline"))?;
         }
-        let server = Server::new(options)?;
         let exports = self.exports()?;
+        let server = Server::new(options)?;
         for (name, backend) in &exports {
             server.export(name, backend.clone(), &ExportOptions { read_only: self.read_only })?;
         }

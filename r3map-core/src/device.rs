@@ -40,6 +40,15 @@ impl Kind {
         }
     }
 
+    /// Whether it shows a region in this way.
+    pub fn gives(self, view: View) -> bool {
+        match self {
+            Kind::Nbd => true,
+            Kind::Userfaultfd => view == View::Slice,
+            Kind::Fuse => view != View::Slice,
+        }
+    }
+
     /// Whether this process could attach one now; the error says what is missing and how to get it.
     pub fn probe(self) -> Result<()> {
         match self {
@@ -65,6 +74,11 @@ pub enum View {
     File,
     /// Memory of this process.
     Slice,
+}
+
+impl View {
+    /// All views.
+    pub const ALL: [View; 3] = [View::Path, View::File, View::Slice];
 }
 
 impl fmt::Display for View {

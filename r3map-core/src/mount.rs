@@ -348,13 +348,13 @@ impl Inner {
             ));
         }
         if let Some(kind) = kind {
-            if !gives(kind, view) {
+            if !kind.gives(view) {
                 return Err(cannot_give(kind, view));
             }
             return self.attach_kind(kind);
         }
         let mut refused = Vec::new();
-        for kind in Kind::ALL.into_iter().filter(|kind| gives(*kind, view)) {
+        for kind in Kind::ALL.into_iter().filter(|kind| kind.gives(view)) {
             if kind == Kind::Nbd && view != View::Slice && self.info.size % 4096 != 0 {
                 refused.push("nbd: the size is no multiple of 4096, which a block device would round up".to_owned());
                 continue;
@@ -416,14 +416,6 @@ impl Inner {
             Some(device) => device.detach(),
             None => Ok(()),
         }
-    }
-}
-
-fn gives(kind: Kind, view: View) -> bool {
-    match kind {
-        Kind::Nbd => true,
-        Kind::Userfaultfd => view == View::Slice,
-        Kind::Fuse => view != View::Slice,
     }
 }
 

@@ -1,0 +1,51 @@
+//! What happens to a mount in the background while it is used, reported as it happens.
+
+use std::thread;
+use std::time::Duration;
+
+use r3map_core::{Cancel, Mount, event};
+use serde_json::json;
+
+use crate::progress::Progress;
+
+/// Runs `work` and meanwhile reports the mount's events and, where it pulls by itself, how much is here.
+pub fn during<T>(mount: &Mount, pulls: bool, progress: &Progress, work: impl FnOnce() -> T) -> T {
+    let cancel = Cancel::new();
+    let watched = mount.with_cancel(cancel.clone());
+    thread::scope(|scope| {
+        scope.spawn(|| report_events(&watched, progress));
+        if pulls && kept(&watched, "local_bytes").is_some() {
+            scope.spawn(|| {
+                let here = || kept(&watched, "local_bytes").unwrap_or(0);
+                // It ends by being cancelled, or with an event that says more.
+                progress.during("pull", watched.size(), &here, || watched.wait_local(1.0, Duration::ZERO).ok())
+            });
+        }
+        let value = work();
+        cancel.trigger();
+        value
+    })
+}
+
+/// A figure of a mount that keeps pages here; `None` of a direct one.
+pub fn kept(mount: &Mount, figure: &str) -> Option<u64> {
+    mount.stats().ok()?.get(figure)
+}
+
+fn report_events(mount: &Mount, progress: &Progress) {
+    let mut after = 0;
+    // The only end is the cancel.
+    while let Ok(event) = mount.next(after, Duration::ZERO) {
+        after = event.sequence;
+        let cause = event.cause.as_ref().map(|cause| cause.message());
+        let what = match event.kind {
+            event::Kind::Local => "every byte is here",
+            event::Kind::Disconnected => "the remote is away",
+            event::Kind::Recovered => "the remote is back",
+            event::Kind::PushFailed => "a push failed and will be tried again",
+            event::Kind::CacheFull => "the local cache has no room",
+        };
+        let text = cause.map_or(what.to_owned(), |cause| format!("{what}: {cause}"));
+        progress.note(event.kind.name(), json!({"cause": cause}), &text);
+    }
+}
