@@ -13,6 +13,7 @@ use crate::cancel::{Limit, Waiter};
 use crate::error::{Code, Error, Result};
 use crate::url::Location;
 
+pub mod dir;
 pub mod file;
 pub mod memory;
 mod pool;
@@ -362,12 +363,13 @@ pub struct BackendOptions {
 }
 
 /// Opens the backend that a URL names. Creates nothing but the region of `memory:` and, where the URL gives
-/// a size, a file that is missing.
+/// a size, a file or directory that is missing.
 pub fn open(url: &str, options: &BackendOptions) -> Result<Arc<dyn Backend>> {
     let location = Location::parse(url)?;
     match location.scheme() {
         "memory" => Ok(Arc::new(memory::Memory::open(&location)?)),
         "file" => Ok(Arc::new(file::File::open(&location)?)),
+        "dir" => Ok(Arc::new(dir::Directory::open(&location)?)),
         "r3map" | "r3map+unix" => Ok(Arc::new(remote::Remote::open(&location, options)?)),
         other => Err(crate::url::unknown_scheme(other)),
     }

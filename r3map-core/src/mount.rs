@@ -359,7 +359,9 @@ impl Inner {
                 refused.push("nbd: the size is no multiple of 4096, which a block device would round up".to_owned());
                 continue;
             }
-            match kind.probe().and_then(|()| self.attach_kind(kind)) {
+            // A slice that is read-only needs less than the probe asks for, and attaching says what is missing.
+            let probed = if kind == Kind::Userfaultfd { Ok(()) } else { kind.probe() };
+            match probed.and_then(|()| self.attach_kind(kind)) {
                 Ok(device) => {
                     tracing::info!(device = %kind, refused = refused.join("; "), "attached");
                     return Ok(device);

@@ -7,7 +7,7 @@ use url::Url;
 use crate::error::{Code, Error, Result};
 
 /// The schemes this build opens.
-pub const SCHEMES: &[&str] = &["memory", "file", "r3map", "r3map+unix"];
+pub const SCHEMES: &[&str] = &["memory", "file", "dir", "r3map", "r3map+unix"];
 
 /// A parsed URL of a backend.
 #[derive(Clone, Debug)]

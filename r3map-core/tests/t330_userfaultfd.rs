@@ -326,3 +326,160 @@ fn a_touch_of_a_page_that_cannot_be_had_ends_the_process_with_sigbus() {
         .unwrap();
     assert_eq!(status.signal(), Some(libc::SIGBUS), "{status}");
 }
+
+/// Features of userfaultfd by their numbers in the kernel's ABI.
+const MISSING: u64 = 1 << 5;
+const MINOR: u64 = 1 << 10;
+const WRITE_PROTECT: u64 = 1 << 12;
+const POISON: u64 = 1 << 14;
+
+/// Runs tests of this file by themselves, with a kernel taken to have these features only; says how many passed.
+fn run_again(features: u64, tests: &[&str]) -> usize {
+    let program = std::env::current_exe().unwrap();
+    let mut command = std::process::Command::new(program);
+    let command = command.args(tests).env("R3MAP_USERFAULTFD_FEATURES", features.to_string());
+    passed(command.arg("--test-threads=2"))
+}
+
+fn passed(command: &mut std::process::Command) -> usize {
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{:?}: {}\n{said}", command.get_envs(), output.status);
+    let passed = said.split(" passed;").next().and_then(|before| before.rsplit(' ').next());
+    passed.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no result: {said}"))
+}
+
+/// Whether this process is one that another test started with fewer features.
+fn is_run_again() -> bool {
+    std::env::var_os("R3MAP_USERFAULTFD_FEATURES").is_some()
+}
+
+#[test]
+#[cfg_attr(not(debug_assertions), ignore = "only debug builds can be told what a kernel lacks")]
+fn everything_holds_where_writes_are_found_by_faults() {
+    if is_run_again() {
+        return;
+    }
+    // Linux 5.19 to 6.5, and 6.6.
+    for features in [MISSING | MINOR | WRITE_PROTECT, MISSING | MINOR | WRITE_PROTECT | POISON] {
+        assert!(run_again(features, &[]) >= 16);
+    }
+}
+
+#[test]
+fn stores_are_found_once_each_though_pages_were_there_before_the_slice() {
+    for mode in MODES {
+        let far = Far::new(1 << 20);
+        let mount = MountOptions { push_interval: Duration::ZERO, ..options(mode) }.open(far.clone()).unwrap();
+        if mode == Mode::Managed {
+            mount.pull(0, 1 << 20).unwrap();
+        }
+        let slice = mount.slice().unwrap();
+        assert_eq!(mark(unsafe { slice.as_slice() }, 9), 9);
+        for round in 1..4u8 {
+            for page in [3, 4, 5, 100, 255] {
+                unsafe { slice.as_ptr().add(page * 4096 + 50).write_volatile(round) };
+            }
+            mount.sync().unwrap();
+            let mut byte = [0];
+            for page in [3, 4, 5, 100, 255] {
+                far.bytes.read_at(&mut byte, page * 4096 + 50).unwrap();
+                assert_eq!(byte, [round], "{mode:?}, page {page}");
+            }
+            let pushed = mount.stats().unwrap().get("pushed_bytes").unwrap();
+            assert_eq!(pushed, u64::from(round) * 5 * 4096, "{mode:?}");
+        }
+        mount.close().unwrap();
+    }
+}
+
+#[test]
+#[cfg_attr(not(debug_assertions), ignore = "only debug builds can be told what a kernel lacks")]
+fn a_kernel_that_cannot_find_writes_gives_a_slice_that_is_read_only() {
+    let name = "a_kernel_that_cannot_find_writes_gives_a_slice_that_is_read_only";
+    if !is_run_again() {
+        // Linux 5.13 to 5.18, and before.
+        for features in [MISSING | MINOR, MISSING] {
+            let read_only = "a_read_only_slice_reads_and_a_store_to_it_fails";
+            assert_eq!(run_again(features, &[name, read_only]), 2);
+        }
+        return;
+    }
+    let features: u64 = std::env::var("R3MAP_USERFAULTFD_FEATURES").unwrap().parse().unwrap();
+    if features & WRITE_PROTECT != 0 {
+        return;
+    }
+    for mode in MODES {
+        let far = Far::new(1 << 20);
+        let mount = options(mode).open(far.clone()).unwrap();
+        let error = mount.slice().err().unwrap();
+        assert_eq!(error.code(), Code::NoDevice);
+        assert!(error.message().contains("needs Linux 5.19; read_only=true works here"), "{error}");
+        mount.write_at(b"still works", 5).unwrap();
+        mount.close().unwrap();
+        let mount = MountOptions { pull: r3map_core::Pull::Demand, ..options(mode) };
+        let mount = mount.read_only(true).open(far.clone()).unwrap();
+        if mode == Mode::Managed {
+            mount.pull(8192, 4096).unwrap();
+        }
+        let slice = mount.slice().unwrap();
+        mount.pull(8192, 4096).unwrap();
+        far.broken.store(true, Ordering::SeqCst);
+        assert_eq!(read_by_kernel(&slice, 20480).unwrap_err().raw_os_error(), Some(libc::EFAULT), "{mode:?}");
+        assert_eq!(mark(unsafe { slice.as_slice() }, 2), 2, "what is here is read");
+        far.broken.store(false, Ordering::SeqCst);
+        mount.pull(0, 1 << 20).unwrap();
+        for page in 1..256 {
+            assert_eq!(mark(unsafe { slice.as_slice() }, page), page as u64, "{mode:?}");
+        }
+        assert_eq!(&unsafe { slice.as_slice() }[5..16], b"still works");
+        mount.close().unwrap();
+    }
+    assert_eq!(r3map_core::device::Kind::Userfaultfd.probe().unwrap_err().code(), Code::NoDevice);
+}
+
+#[test]
+fn an_unprivileged_user_has_a_slice_by_name_that_the_kernel_itself_cannot_read() {
+    use std::os::unix::process::CommandExt;
+    let name = "an_unprivileged_user_has_a_slice_by_name_that_the_kernel_itself_cannot_read";
+    if std::env::var_os("R3MAP_TEST_UNPRIVILEGED").is_none() {
+        let copy = std::env::temp_dir().join(format!("r3map-t330-{}", std::process::id()));
+        std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+        let mut command = std::process::Command::new(&copy);
+        command.args(["--exact", name]).env("R3MAP_TEST_UNPRIVILEGED", "1").current_dir("/");
+        if unsafe { libc::geteuid() } == 0 {
+            command.uid(65534).gid(65534);
+        }
+        let ran = passed(&mut command);
+        std::fs::remove_file(&copy).unwrap();
+        assert_eq!(ran, 1);
+        return;
+    }
+    let user_mode = |mode| options(mode).device(DeviceChoice::UserfaultfdUserMode);
+    for mode in MODES {
+        let far = Far::new(1 << 20);
+        let mount = MountOptions { pull: r3map_core::Pull::Demand, ..user_mode(mode) }.open(far.clone()).unwrap();
+        let slice = mount.slice().unwrap();
+        let error = read_by_kernel(&slice, 20480).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EFAULT), "{mode:?}: a page that is missing");
+        assert_eq!(mark(unsafe { slice.as_slice() }, 5), 5);
+        assert_eq!(read_by_kernel(&slice, 20480).unwrap(), 5u64.to_le_bytes(), "{mode:?}: one that is here");
+        unsafe { slice.as_ptr().add(70_000).write_volatile(7) };
+        mount.write_at(b"handle", 80_000).unwrap();
+        assert_eq!(&unsafe { slice.as_slice() }[80_000..80_006], b"handle");
+        mount.sync().unwrap();
+        let mut bytes = [0; 10_006];
+        far.bytes.read_at(&mut bytes, 70_000).unwrap();
+        assert_eq!((bytes[0], &bytes[10_000..]), (7, &b"handle"[..]));
+        mount.close().unwrap();
+    }
+    // Whoever may not serve the kernel's faults is told so, and of the choice there is.
+    let mount = options(Mode::Direct).open(Far::new(1 << 20)).unwrap();
+    match mount.slice() {
+        Ok(_) => assert_eq!(std::fs::read_to_string("/proc/sys/vm/unprivileged_userfaultfd").unwrap(), "1\n"),
+        Err(error) => {
+            assert_eq!(error.code(), Code::PermissionDenied);
+            assert!(error.message().contains("device=userfaultfd:user-mode"), "{error}");
+        }
+    }
+}

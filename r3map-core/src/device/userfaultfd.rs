@@ -3,12 +3,11 @@
 //! The app sees a shared mapping of the file in memory that keeps the region's pages. One thread takes the
 //! faults. A page that is here is mapped; one that is not is asked for, and whoever brings it installs it
 //! and wakes the app, so that no thread of ours ever waits for a miss. Writes are noted by the kernel and
-//! found by a scan. Should a thread of ours panic the process aborts: a descriptor that is closed under a
+//! found by a scan; on older kernels the first one to a page is a fault too. Should a thread of ours panic the process aborts: a descriptor that is closed under a
 //! mapping would turn missing pages into zeros.
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -28,12 +27,14 @@ use crate::page::{PAGE, Set, State};
 use crate::region::{Region, Window};
 use crate::thread;
 
+mod area;
 mod kernel;
+mod writes;
 
-use kernel::{Descriptor, Message, PageMap, ScanRegion};
+use area::Area;
+use kernel::{Descriptor, Message, PageMap};
+use writes::{Writes, protect};
 
-const FEATURES: u64 =
-    kernel::MISSING_SHMEM | kernel::MINOR_SHMEM | kernel::WP_SHMEM | kernel::WP_ASYNC | kernel::POISON;
 /// How long a page that could not be had stays a SIGBUS before it is asked for again.
 const POISONED: Duration = Duration::from_secs(1);
 /// Faults taken at once.
@@ -46,8 +47,30 @@ pub fn probe() -> Result<()> {
     open(false, false).map(drop)
 }
 
-fn open(user_mode: bool, read_only: bool) -> Result<Descriptor> {
-    let descriptor = Descriptor::open(user_mode, FEATURES).map_err(|error| match error.raw_os_error() {
+/// How stores are to be found.
+#[derive(Clone, Copy, PartialEq)]
+enum Find {
+    Nothing,
+    Noted,
+    Faults,
+}
+
+impl Find {
+    fn features(self) -> u64 {
+        let always = kernel::MISSING_SHMEM | kernel::POISON;
+        always
+            | match self {
+                Find::Nothing => kernel::MINOR_SHMEM,
+                Find::Noted => kernel::MINOR_SHMEM | kernel::WP_SHMEM | kernel::WP_ASYNC,
+                // Without faults on pages that are there but not mapped: before 6.4 such a fault could not be
+                // answered by a protected page. The kernel maps them by itself, and keeps them protected.
+                Find::Faults => kernel::WP_SHMEM,
+            }
+    }
+}
+
+fn open(user_mode: bool, read_only: bool) -> Result<(Descriptor, Find)> {
+    let explain = |error: io::Error| match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => Error::new(
             Code::PermissionDenied,
             "this user may not serve faults of the kernel: run `setfacl -m u:$USER:rw /dev/userfaultfd` as root, or \
@@ -55,20 +78,32 @@ fn open(user_mode: bool, read_only: bool) -> Result<Descriptor> {
         ),
         Some(libc::ENOSYS) => Error::new(Code::NoDevice, "this kernel is built without userfaultfd"),
         _ => Error::io("open a userfaultfd", error),
-    })?;
-    let needs: &[(u64, &str)] = if read_only {
-        &[(kernel::MINOR_SHMEM, "Linux 5.13")]
-    } else {
-        &[(kernel::MINOR_SHMEM, "Linux 5.13"), (kernel::WP_SHMEM | kernel::WP_ASYNC, "Linux 6.7")]
     };
-    for (feature, since) in needs {
-        if descriptor.features & feature != *feature {
-            let hint = if read_only { "" } else { "; read_only=true needs less" };
-            let message = format!("the userfaultfd of this kernel is too old: a slice needs {since}{hint}");
-            return Err(Error::new(Code::NoDevice, message));
-        }
+    let has = Descriptor::features(user_mode).map_err(explain)? & assumed_features();
+    let find = find(has, read_only)?;
+    Ok((Descriptor::open(user_mode, find.features() & has).map_err(explain)?, find))
+}
+
+/// The best way that a kernel with these features has.
+fn find(has: u64, read_only: bool) -> Result<Find> {
+    let noted = kernel::MINOR_SHMEM | kernel::WP_SHMEM | kernel::WP_ASYNC;
+    let too_old = |message: &str| Err(Error::new(Code::NoDevice, format!("the userfaultfd of this kernel {message}")));
+    match read_only {
+        _ if has & kernel::MISSING_SHMEM == 0 => too_old("serves no shared memory: a slice needs Linux 4.11"),
+        true => Ok(Find::Nothing),
+        false if has & noted == noted && PageMap::can_scan() => Ok(Find::Noted),
+        false if has & kernel::WP_SHMEM != 0 => Ok(Find::Faults),
+        false => too_old(
+            "cannot tell which pages of a slice were written: that needs Linux 5.19; read_only=true works here, and \
+             so do read_at and write_at",
+        ),
     }
-    Ok(descriptor)
+}
+
+/// The features that a kernel is taken to have: for tests of older ones than this.
+fn assumed_features() -> u64 {
+    let mask = if cfg!(debug_assertions) { std::env::var("R3MAP_USERFAULTFD_FEATURES").ok() } else { None };
+    mask.map_or(u64::MAX, |mask| mask.parse().expect("R3MAP_USERFAULTFD_FEATURES is a number"))
 }
 
 /// A mapping whose faults are served.
@@ -85,64 +120,12 @@ pub struct Userfaultfd {
 struct Served {
     region: Arc<Managed>,
     descriptor: Descriptor,
-    /// Present where writes are tracked.
-    scanner: Option<Mutex<Scanner>>,
+    writes: Writes,
     mapping: Area,
+    /// Pages whose touch is a SIGBUS, and until when. Held while a single page is mapped anew.
     poisoned: Mutex<Vec<(u64, Instant)>>,
     /// Nobody may touch the mapping any more.
     ended: AtomicBool,
-}
-
-struct Scanner {
-    page_map: PageMap,
-    found: Vec<ScanRegion>,
-}
-
-/// A range of addresses of this process that is ours until it is dropped.
-struct Area {
-    start: NonNull<u8>,
-    length: usize,
-}
-
-// SAFETY: the range is shared memory; `Area` hands out addresses only.
-unsafe impl Send for Area {}
-// SAFETY: as above.
-unsafe impl Sync for Area {}
-
-impl Area {
-    /// Maps a file, shared. A child made by fork does not get it: there nobody would serve its faults.
-    fn map(file: &std::fs::File, length: usize, read_only: bool) -> Result<Area> {
-        let protection = libc::PROT_READ | if read_only { 0 } else { libc::PROT_WRITE };
-        let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
-        // SAFETY: a new mapping at an address of the kernel's choice.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), length, protection, flags, file.as_raw_fd(), 0) };
-        if start == libc::MAP_FAILED {
-            return Err(Error::last_os(format!("map a slice of {length} bytes")));
-        }
-        // SAFETY: the range was mapped just now.
-        unsafe { libc::madvise(start, length, libc::MADV_DONTFORK) };
-        let start = NonNull::new(start.cast()).ok_or_else(|| Error::new(Code::Internal, "a mapping at NULL"))?;
-        Ok(Area { start, length })
-    }
-
-    fn address(&self) -> u64 {
-        self.start.as_ptr() as u64
-    }
-
-    /// Replaces the mapping by one that nobody may touch, at the same addresses.
-    fn forbid(&self) -> Result<()> {
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
-        // SAFETY: the range is ours; what looks at it afterwards faults, which is what close promises.
-        let start = unsafe { libc::mmap(self.start.as_ptr().cast(), self.length, libc::PROT_NONE, flags, -1, 0) };
-        if start == libc::MAP_FAILED { Err(Error::last_os("end a slice")) } else { Ok(()) }
-    }
-}
-
-impl Drop for Area {
-    fn drop(&mut self) {
-        // SAFETY: the range is ours and nobody is handed it any more.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
-    }
 }
 
 /// Attaches a slice to a region that keeps its pages in a file in memory.
@@ -151,32 +134,24 @@ pub fn attach(region: Arc<Managed>, user_mode: bool, how: &Attach) -> Result<Arc
     if size == 0 {
         return Err(Error::new(Code::InvalidArgument, format!("{}: a slice of no bytes cannot be mapped", how.name)));
     }
-    let descriptor = open(user_mode, how.read_only)?;
+    let (descriptor, find) = open(user_mode, how.read_only)?;
     let length = size.next_multiple_of(PAGE) as usize;
     let mapping = Area::map(region.pages().store(), length, how.read_only)?;
-    let track = !how.read_only;
+    let writes = match find {
+        Find::Nothing => Writes::None,
+        Find::Noted => Writes::noted()?,
+        Find::Faults => Writes::faulted(region.pages().states().pages())?,
+    };
     descriptor
-        .register(mapping.address(), length as u64, track)
+        .register(mapping.address_of(0), length as u64, writes.are_found())
         .map_err(|error| Error::io("register a slice with userfaultfd", error))?;
-    let scanner = track.then(Scanner::new).transpose()?.map(Mutex::new);
-    let served = Arc::new(Served {
-        region,
-        descriptor,
-        scanner,
-        mapping,
-        poisoned: Mutex::default(),
-        ended: AtomicBool::new(false),
-    });
-    served.region.pages().set_window(Some(served.clone()));
-    served.open_stored(0..served.region.pages().states().pages());
+    let served =
+        Arc::new(Served { region, descriptor, writes, mapping, poisoned: Mutex::default(), ended: false.into() });
     let stop = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
         .map_err(|errno| Error::io("make an eventfd", errno.into()))?;
     let stop = Arc::new(stop);
-    let handler = thread::spawn("r3map-faults", {
-        let (served, stop) = (served.clone(), stop.clone());
-        move || served.serve(&stop)
-    });
-    let handler = handler.map_err(|error| Error::io("start the thread that serves faults", error))?;
+    served.pages().set_window(Some(served.clone()));
+    let handler = served.begin(&stop).inspect_err(|_| served.pages().set_window(None))?;
     Ok(Arc::new(Userfaultfd {
         front: served.region.clone(),
         served,
@@ -186,23 +161,18 @@ pub fn attach(region: Arc<Managed>, user_mode: bool, how: &Attach) -> Result<Arc
     }))
 }
 
-impl Scanner {
-    fn new() -> Result<Scanner> {
-        let page_map = PageMap::open().map_err(|error| Error::io("open /proc/self/pagemap", error))?;
-        if !page_map.can_scan() {
-            return Err(Error::new(Code::NoDevice, "this kernel has no PAGEMAP_SCAN: a slice needs Linux 6.7"));
-        }
-        Ok(Scanner { page_map, found: vec![ScanRegion::default(); 4096] })
-    }
-}
-
 impl Served {
     fn pages(&self) -> &Arc<Region> {
         self.region.pages()
     }
 
-    fn tracks_writes(&self) -> bool {
-        self.scanner.is_some()
+    /// Opens what is here and starts taking faults.
+    fn begin(self: &Arc<Self>, stop: &Arc<EventFd>) -> Result<JoinHandle<()>> {
+        self.settle();
+        self.open_stored(0..self.pages().states().pages())?;
+        let (served, stop) = (self.clone(), stop.clone());
+        let handler = thread::spawn("r3map-faults", move || served.serve(&stop));
+        handler.map_err(|error| Error::io("start the thread that serves faults", error))
     }
 
     /// Takes faults until told to stop.
@@ -228,7 +198,11 @@ impl Served {
             self.unpoison();
             let count = self.descriptor.read(&mut messages).unwrap_or_else(|error| panic!("read faults: {error}"));
             for (address, flags) in messages[..count].iter().filter_map(Message::fault) {
-                let page = (address - self.mapping.address()) / PAGE;
+                let page = (address - self.mapping.address_of(0)) / PAGE;
+                if flags & kernel::FAULT_WP != 0 {
+                    self.allow_write(page);
+                    continue;
+                }
                 self.pages().figures.faults.add(1);
                 self.fault(page, flags & kernel::FAULT_MINOR != 0, &mut scratch);
             }
@@ -265,44 +239,83 @@ impl Served {
         }
     }
 
+    /// The first store to a protected page: marks it as written, lets it be written and wakes the app.
+    fn allow_write(&self, page: u64) {
+        let Writes::Faulted(faulted) = &self.writes else { return self.wake(page) };
+        let allowed = faulted.allow(page, || protect(&self.descriptor, &self.mapping, &(page..page + 1), false));
+        if let Err(error) = allowed {
+            tracing::debug!(%error, page, "a page was protected anew before it was written");
+            self.wake(page);
+        }
+    }
+
     /// Maps a page that is here. Every kept page was mapped when it was installed, so a fault on one means
     /// that the kernel has dropped its mapping (then it counts as written, which may be one push too many) or
     /// that it was mapped a moment ago.
     fn open(&self, page: u64, minor: bool) {
-        let address = self.mapping.address() + page * PAGE;
-        let (_, stopped) = self.descriptor.proceed(address, PAGE, false);
+        if !self.descriptor.has(kernel::MINOR_SHMEM) {
+            // The kernel maps what the file has, so the fault is older than the page, or there is a hole.
+            return self.fill_hole(page);
+        }
+        let (_, stopped) = self.descriptor.proceed(self.mapping.address_of(page), PAGE, false);
         match stopped.as_ref().and_then(io::Error::raw_os_error) {
             None => {}
-            // A hole in the file: bytes that were trimmed while they were pushed. They are zero.
-            Some(libc::EFAULT) if !minor => {
-                if let (_, Some(error)) = self.descriptor.copy(address, &[0; PAGE as usize], false) {
-                    tracing::debug!(%error, page, "a trimmed page was filled by another");
-                    self.wake(page);
-                }
-            }
+            Some(libc::EFAULT) if !minor => self.fill_hole(page),
             _ => self.wake(page),
         }
     }
 
+    /// A page that counts as here and is a hole in the file: bytes that were trimmed while they were pushed.
+    /// They are zero.
+    fn fill_hole(&self, page: u64) {
+        let protect = matches!(self.writes, Writes::Faulted(_));
+        if let (_, Some(error)) = self.descriptor.copy(self.mapping.address_of(page), &[0; PAGE as usize], protect) {
+            tracing::trace!(%error, page, "no hole, or filled by another");
+            self.wake(page);
+        }
+    }
+
     fn wake(&self, page: u64) {
-        if let Err(error) = self.descriptor.wake(self.mapping.address() + page * PAGE, PAGE) {
+        if let Err(error) = self.descriptor.wake(self.mapping.address_of(page), PAGE) {
             tracing::error!(%error, page, "could not wake a thread that waits for a page");
         }
     }
 
-    /// Maps all kept pages of a run, protected so that the next write is noted.
-    fn open_stored(&self, pages: Range<u64>) {
+    /// Waits out those who fill pages without the window, having looked before it was there: a touch must not
+    /// find their bytes in part.
+    fn settle(&self) {
+        let states = self.pages().states();
+        let mut at = 0;
+        while let Some(run) = states.next_run(at..states.pages(), Set::of(&[State::Filling])) {
+            self.pages().settled(run.start);
+            at = run.start + 1;
+        }
+    }
+
+    /// Maps all kept pages of a run, or has the kernel map them when they are touched; protected, so that the
+    /// next write is found.
+    fn open_stored(&self, pages: Range<u64>) -> Result<()> {
         let mut at = pages.start;
         while let Some(run) = self.pages().states().next_run(at..pages.end, Set::STORED) {
-            let end = run.end.min(run.start + OPENED_AT_ONCE);
-            let mut start = run.start;
-            while start < end {
-                let address = self.mapping.address() + start * PAGE;
-                let (done, stopped) = self.descriptor.proceed(address, (end - start) * PAGE, self.tracks_writes());
-                // A page that cannot be mapped now will fault when it is touched.
-                start += done / PAGE + u64::from(stopped.is_some());
+            at = run.end.min(run.start + OPENED_AT_ONCE);
+            let run = run.start..at;
+            match self.writes {
+                Writes::Faulted(_) => protect(&self.descriptor, &self.mapping, &run, true)
+                    .map_err(|error| Error::io("protect the pages of a slice", error))?,
+                _ if self.descriptor.has(kernel::MINOR_SHMEM) => self.proceed(run),
+                _ => {}
             }
-            at = end;
+        }
+        Ok(())
+    }
+
+    fn proceed(&self, pages: Range<u64>) {
+        let mut start = pages.start;
+        while start < pages.end {
+            let (address, length) = (self.mapping.address_of(start), (pages.end - start) * PAGE);
+            let (done, stopped) = self.descriptor.proceed(address, length, self.writes.are_found());
+            // A page that cannot be mapped now will fault when it is touched.
+            start += done / PAGE + u64::from(stopped.is_some());
         }
     }
 
@@ -313,11 +326,11 @@ impl Served {
         }
         let name = &self.pages().info().name;
         tracing::error!(%error, page, name, "a page of a slice cannot be had: its readers get SIGBUS");
-        let address = self.mapping.address() + page * PAGE;
-        match self.descriptor.poison(address, PAGE) {
-            Ok(()) => self.poisoned().push((page, Instant::now() + POISONED)),
-            // It came after all.
-            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => self.wake(page),
+        let mut poisoned = self.poisoned();
+        match self.poison(page) {
+            Ok(true) => poisoned.push((page, Instant::now() + POISONED)),
+            // It came after all, or the slice has ended.
+            Ok(false) => self.wake(page),
             Err(error) => {
                 // No way to say it to the thread that waits, and zeros would be a lie.
                 tracing::error!(%error, page, "the page cannot be marked either: ending the process");
@@ -326,30 +339,63 @@ impl Served {
         }
     }
 
+    /// Makes touches of a page a SIGBUS, unless it is here; the list of them is locked.
+    fn poison(&self, page: u64) -> Result<bool> {
+        if self.ended.load(Ordering::SeqCst) {
+            return Ok(false);
+        }
+        if self.descriptor.has(kernel::POISON) {
+            return match self.descriptor.poison(self.mapping.address_of(page), PAGE) {
+                Ok(()) => Ok(true),
+                Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+                Err(error) => Err(Error::io("poison a page of a slice", error)),
+            };
+        }
+        if Set::STORED.has(self.pages().states().get(page)) {
+            return Ok(false);
+        }
+        self.mapping.break_page(page)?;
+        self.wake(page);
+        Ok(true)
+    }
+
     fn poisoned(&self) -> std::sync::MutexGuard<'_, Vec<(u64, Instant)>> {
         self.poisoned.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// Lets pages be asked for again that have been a SIGBUS long enough.
     fn unpoison(&self) {
-        let mut poisoned = self.poisoned();
-        if poisoned.is_empty() {
-            return;
-        }
         let now = Instant::now();
-        poisoned.retain(|(page, until)| {
-            if *until > now {
-                return true;
-            }
-            self.forget_poison(*page);
-            false
-        });
+        self.poisoned().retain(|(page, until)| *until > now || !self.mend(*page));
     }
 
-    fn forget_poison(&self, page: u64) {
-        let address = self.mapping.address() + page * PAGE;
-        // SAFETY: drops the page table entry of a page of our own range; the file keeps the bytes, if any.
-        unsafe { libc::madvise(address as *mut libc::c_void, PAGE as usize, libc::MADV_DONTNEED) };
+    /// Lets the poisoned pages of a run be filled.
+    fn mend_all(&self, pages: Range<u64>) {
+        self.poisoned().retain(|(page, _)| !pages.contains(page) || !self.mend(*page));
+    }
+
+    /// Takes a page's poison away; the list of them is locked. Says whether it is gone.
+    fn mend(&self, page: u64) -> bool {
+        if self.descriptor.has(kernel::POISON) {
+            self.mapping.unmap_page(page);
+            return true;
+        }
+        if self.ended.load(Ordering::SeqCst) {
+            return true;
+        }
+        let served = |error| Error::io("register a page of a slice again", error);
+        let mended = self.mapping.mend_page(page, self.pages().store()).and_then(|()| {
+            self.descriptor.register(self.mapping.address_of(page), PAGE, self.writes.are_found()).map_err(served)?;
+            if let Writes::Faulted(_) = self.writes {
+                protect(&self.descriptor, &self.mapping, &(page..page + 1), true).map_err(served)?;
+            }
+            self.mapping.allow_page(page)
+        });
+        if let Err(error) = &mended {
+            tracing::error!(%error, page, "a page of a slice stays a SIGBUS");
+            let _ = self.mapping.break_page(page);
+        }
+        mended.is_ok()
     }
 }
 
@@ -360,56 +406,58 @@ impl Window for Served {
         last[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
         let parts = [(offset, &bytes[..whole]), (offset + whole as u64, &last[..])];
         for (start, part) in parts.into_iter().take(if whole < bytes.len() { 2 } else { 1 }) {
-            let mut done = 0;
-            while done < part.len() {
-                let at = self.mapping.address() + start + done as u64;
-                let (copied, stopped) = self.descriptor.copy(at, &part[done..], self.tracks_writes());
-                done += copied as usize;
-                let Some(error) = stopped else { continue };
-                match error.raw_os_error() {
-                    Some(libc::EAGAIN) => {}
-                    Some(libc::EEXIST) => {
-                        self.replace(start + done as u64, &part[done..done + PAGE as usize])?;
-                        done += PAGE as usize;
-                    }
-                    _ => return Err(Error::io(format!("install {} bytes at {start}", part.len()), error)),
-                }
-            }
+            self.install_pages(start, part)?;
         }
         Ok(())
     }
 
     fn collect(&self, pages: Range<u64>, written: &mut dyn FnMut(Range<u64>)) -> Result<()> {
-        let Some(scanner) = &self.scanner else { return Ok(()) };
-        // One scan at a time: whoever comes second must find the first one's pages marked already.
-        let mut scanner = scanner.lock().unwrap_or_else(|e| e.into_inner());
-        let Scanner { page_map, found } = &mut *scanner;
-        let base = self.mapping.address();
-        let (mut at, end) = (base + pages.start * PAGE, base + pages.end * PAGE);
-        while at < end {
-            let (count, reached) =
-                page_map.scan(at, end, found).map_err(|error| Error::io("scan a slice for writes", error))?;
-            for run in &found[..count] {
-                written((run.start - base) / PAGE..(run.end - base) / PAGE);
-            }
-            at = reached;
-        }
-        Ok(())
+        self.writes.collect(pages, &self.mapping, &self.descriptor, written)
     }
 }
 
 impl Served {
+    fn install_pages(&self, start: u64, bytes: &[u8]) -> Result<()> {
+        let (mut done, mut at_once, mut tries) = (0, bytes.len(), 0);
+        while done < bytes.len() {
+            let (offset, part) = (start + done as u64, &bytes[done..bytes.len().min(done + at_once)]);
+            let at = self.mapping.address_of(0) + offset;
+            let (copied, stopped) = self.descriptor.copy(at, part, self.writes.are_found());
+            done += copied as usize;
+            let Some(error) = stopped else { continue };
+            match error.raw_os_error() {
+                Some(libc::EAGAIN) => {}
+                Some(libc::EEXIST) => {
+                    self.replace(start + done as u64, &bytes[done..done + PAGE as usize])?;
+                    done += PAGE as usize;
+                }
+                // A broken page is a mapping of its own, which no copy goes across.
+                Some(libc::ENOENT) if tries < 10 => {
+                    tries += 1;
+                    at_once = PAGE as usize;
+                    self.mend_all(start / PAGE..(start + bytes.len() as u64).div_ceil(PAGE));
+                }
+                _ => return Err(Error::io(format!("install {} bytes at {offset}", bytes.len()), error)),
+            }
+        }
+        Ok(())
+    }
+
     /// Stores a page where the file has one already (a poisoned one, or one left over from before a trim).
     fn replace(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         use std::os::unix::fs::FileExt;
         let page = offset / PAGE;
         let write = self.pages().store().write_all_at(bytes, offset);
         write.map_err(|error| Error::io(format!("keep a page at {offset}"), error))?;
-        self.forget_poison(page);
-        let (_, stopped) = self.descriptor.proceed(self.mapping.address() + offset, PAGE, self.tracks_writes());
-        if stopped.is_some() {
-            self.wake(page);
+        self.mapping.unmap_page(page);
+        if let Writes::Faulted(_) = self.writes {
+            protect(&self.descriptor, &self.mapping, &(page..page + 1), true)
+                .map_err(|error| Error::io("protect a page of a slice", error))?;
         }
+        if self.descriptor.has(kernel::MINOR_SHMEM) {
+            self.proceed(page..page + 1);
+        }
+        self.wake(page);
         Ok(())
     }
 }
@@ -420,7 +468,7 @@ impl Device for Userfaultfd {
     }
 
     fn slice(&self) -> Result<(NonNull<u8>, usize)> {
-        Ok((self.served.mapping.start, self.size))
+        Ok((self.served.mapping.start(), self.size))
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64, limit: &Limit) -> Result<()> {
@@ -440,10 +488,12 @@ impl Device for Userfaultfd {
             return Ok(());
         }
         // First nobody may touch it, then whoever waits in a fault is told to look again, and finds that.
-        let forbidden = self.served.mapping.forbid();
-        if let Err(error) =
-            self.served.descriptor.wake(self.served.mapping.address(), self.served.mapping.length as u64)
-        {
+        let forbidden = {
+            let _no_page_is_mapped_anew = self.served.poisoned();
+            self.served.mapping.forbid()
+        };
+        let mapping = &self.served.mapping;
+        if let Err(error) = self.served.descriptor.wake(mapping.address_of(0), mapping.length()) {
             tracing::warn!(%error, "could not wake the threads that wait in a slice");
         }
         if let Err(errno) = self.stop.write(1) {

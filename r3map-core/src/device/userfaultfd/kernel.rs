@@ -19,6 +19,8 @@ pub const POISON: u64 = 1 << 14;
 /// Write-protect faults are resolved by the kernel and only noted (6.7).
 pub const WP_ASYNC: u64 = 1 << 15;
 
+/// The fault is a store to a page that is protected.
+pub const FAULT_WP: u64 = 1 << 1;
 /// The fault is on a page that is there but not mapped.
 pub const FAULT_MINOR: u64 = 1 << 2;
 const EVENT_PAGEFAULT: u8 = 0x12;
@@ -27,6 +29,7 @@ const REGISTER_MISSING: u64 = 1 << 0;
 const REGISTER_WP: u64 = 1 << 1;
 const REGISTER_MINOR: u64 = 1 << 2;
 const MODE_WP: u64 = 1 << 1;
+const PROTECT: u64 = 1 << 0;
 const USER_MODE_ONLY: libc::c_int = 1;
 
 const fn ioctl(direction: u64, kind: u64, number: u64, size: usize) -> libc::c_ulong {
@@ -39,6 +42,7 @@ const IOC_API: libc::c_ulong = ioctl(READ_WRITE, API, 0x3F, size_of::<ApiArgumen
 const IOC_REGISTER: libc::c_ulong = ioctl(READ_WRITE, API, 0x00, size_of::<RegisterArgument>());
 const IOC_WAKE: libc::c_ulong = ioctl(READ, API, 0x02, size_of::<Span>());
 const IOC_COPY: libc::c_ulong = ioctl(READ_WRITE, API, 0x03, size_of::<CopyArgument>());
+const IOC_WRITEPROTECT: libc::c_ulong = ioctl(READ_WRITE, API, 0x06, size_of::<ProtectArgument>());
 const IOC_CONTINUE: libc::c_ulong = ioctl(READ_WRITE, API, 0x07, size_of::<SpanArgument>());
 const IOC_POISON: libc::c_ulong = ioctl(READ_WRITE, API, 0x08, size_of::<SpanArgument>());
 const IOC_PAGEMAP_SCAN: libc::c_ulong = ioctl(READ_WRITE, b'f' as u64, 16, size_of::<ScanArgument>());
@@ -70,6 +74,12 @@ struct CopyArgument {
     length: u64,
     mode: u64,
     copied: i64,
+}
+
+#[repr(C)]
+struct ProtectArgument {
+    span: Span,
+    mode: u64,
 }
 
 #[repr(C)]
@@ -131,21 +141,24 @@ impl Message {
 /// A userfaultfd.
 pub struct Descriptor {
     descriptor: OwnedFd,
-    /// What the kernel can do.
-    pub features: u64,
+    features: u64,
 }
 
 /// What came of an attempt to resolve a range: how many bytes, and why it stopped before the end.
 pub type Progress = (u64, Option<io::Error>);
 
 impl Descriptor {
+    /// What the userfaultfd of this kernel can do for this user.
+    pub fn features(user_mode: bool) -> io::Result<u64> {
+        // They are only told by a descriptor that has then been set up for none of them.
+        Ok(Descriptor::set_up(user_mode, 0)?.1)
+    }
+
     /// Opens one that serves the faults of this process: those of the kernel too unless `user_mode` alone is
-    /// wanted. Of the `wanted` features, those are enabled that the kernel has.
-    pub fn open(user_mode: bool, wanted: u64) -> io::Result<Descriptor> {
-        // The features are only told by a descriptor that has then been set up for none of them.
-        let (_, features) = Descriptor::set_up(user_mode, 0)?;
-        let (descriptor, _) = Descriptor::set_up(user_mode, features & wanted)?;
-        Ok(Descriptor { descriptor, features: features & wanted })
+    /// wanted. The features must be some that the kernel has.
+    pub fn open(user_mode: bool, features: u64) -> io::Result<Descriptor> {
+        let (descriptor, _) = Descriptor::set_up(user_mode, features)?;
+        Ok(Descriptor { descriptor, features })
     }
 
     fn set_up(user_mode: bool, features: u64) -> io::Result<(OwnedFd, u64)> {
@@ -176,9 +189,16 @@ impl Descriptor {
         self.descriptor.as_raw_fd()
     }
 
-    /// Asks to be told of faults on pages of a mapping that are missing or not mapped, and tracks writes.
-    pub fn register(&self, start: u64, length: u64, track_writes: bool) -> io::Result<()> {
-        let mode = REGISTER_MISSING | REGISTER_MINOR | if track_writes { REGISTER_WP } else { 0 };
+    /// Whether it was opened with this feature.
+    pub fn has(&self, feature: u64) -> bool {
+        self.features & feature == feature
+    }
+
+    /// Asks to be told of faults on pages of a mapping that are missing (or not mapped, with that feature), and
+    /// of stores to protected ones if writes are to be found.
+    pub fn register(&self, start: u64, length: u64, find_writes: bool) -> io::Result<()> {
+        let minor = if self.has(MINOR_SHMEM) { REGISTER_MINOR } else { 0 };
+        let mode = REGISTER_MISSING | minor | if find_writes { REGISTER_WP } else { 0 };
         let mut argument = RegisterArgument { span: Span { start, length }, mode, ioctls: 0 };
         // SAFETY: as above; registering changes no bytes.
         check(unsafe { libc::ioctl(self.raw(), IOC_REGISTER, &mut argument) })
@@ -213,6 +233,15 @@ impl Descriptor {
         // SAFETY: the argument is what this request reads and writes; it maps pages of the registered range.
         let outcome = check(unsafe { libc::ioctl(self.raw(), IOC_CONTINUE, &mut argument) });
         progress(outcome, argument.done, length)
+    }
+
+    /// Protects pages, so that stores to them are told (those not mapped yet too), or lets them be written and
+    /// wakes.
+    pub fn protect(&self, start: u64, length: u64, protect: bool) -> io::Result<()> {
+        let mode = if protect { PROTECT } else { 0 };
+        let mut argument = ProtectArgument { span: Span { start, length }, mode };
+        // SAFETY: as above; no bytes change.
+        check(unsafe { libc::ioctl(self.raw(), IOC_WRITEPROTECT, &mut argument) })
     }
 
     /// Makes touches of missing pages a SIGBUS, and wakes.
@@ -264,14 +293,12 @@ impl PageMap {
         Ok((runs as usize, argument.walk_end))
     }
 
-    /// Whether this kernel has the call at all (6.7).
-    pub fn can_scan(&self) -> bool {
+    /// Whether this process may scan, and the kernel has the call (6.7).
+    pub fn can_scan() -> bool {
         let mut found = [ScanRegion::default()];
         // An empty range is fine where the call is known, and ENOTTY where it is not.
-        match self.scan(PAGE, PAGE, &mut found) {
-            Ok(_) => true,
-            Err(error) => error.raw_os_error() != Some(libc::ENOTTY),
-        }
+        let scan = PageMap::open().and_then(|page_map| page_map.scan(PAGE, PAGE, &mut found));
+        scan.is_ok()
     }
 }
 
