@@ -30,11 +30,11 @@ struct Pattern {
 
 const PATTERNS: [Pattern; 6] = [
     Pattern { name: "1 MiB read", block: 1 << 20, write: false, random: false },
-    Pattern { name: "write", block: 1 << 20, write: true, random: false },
+    Pattern { name: "1 MiB write", block: 1 << 20, write: true, random: false },
     Pattern { name: "64 KiB read", block: 64 << 10, write: false, random: false },
-    Pattern { name: "write", block: 64 << 10, write: true, random: false },
+    Pattern { name: "64 KiB write", block: 64 << 10, write: true, random: false },
     Pattern { name: "4 KiB random read", block: 4 << 10, write: false, random: true },
-    Pattern { name: "write", block: 4 << 10, write: true, random: true },
+    Pattern { name: "4 KiB random write", block: 4 << 10, write: true, random: true },
 ];
 
 /// MiB a second of one pattern on a device for a while.

@@ -3,24 +3,27 @@
 mod nbd;
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nbd::{attached, machine, memory, mount, wait_until};
+use r3map_core::device::Kind;
 use r3map_core::{Code, DeviceChoice, Mount};
 
 const ROLE: &str = "R3MAP_TEST_ROLE";
 
 /// This test again, in a process of its own that plays a role.
 fn spawn(test: &str, role: &str) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args([test, "--exact", "--nocapture"])
-        .env(ROLE, role)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap()
+    command(test, role).spawn().unwrap()
+}
+
+fn command(test: &str, role: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([test, "--exact", "--nocapture"]).env(ROLE, role);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    command
 }
 
 fn role() -> Option<String> {
@@ -210,4 +213,36 @@ fn a_device_that_somebody_kept_open_is_passed_over_until_he_lets_go() {
     let third = mount(memory(1 << 20));
     assert_eq!(third.path().unwrap(), path);
     third.close().unwrap();
+}
+
+#[test]
+fn without_the_privilege_the_error_says_what_is_needed() {
+    const NAME: &str = "without_the_privilege_the_error_says_what_is_needed";
+    if role().is_some() {
+        let error = Kind::Nbd.probe().unwrap_err();
+        return tell(&format!("{}: {error}", error.code().name()));
+    }
+    let Some(_machine) = machine() else { return };
+    let mut child = command(NAME, "nobody").uid(65534).gid(65534).spawn().unwrap();
+    assert_eq!(
+        hear(&mut child),
+        "permission_denied: attaching an NBD device needs root, or the capability CAP_SYS_ADMIN"
+    );
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn without_the_module_the_error_says_how_to_get_it() {
+    let probed = Kind::Nbd.probe();
+    if std::fs::exists("/sys/module/nbd").unwrap() {
+        assert_ne!(probed.err().map(|error| error.code()), Some(Code::NoDevice));
+        return;
+    }
+    let error = probed.unwrap_err();
+    assert_eq!(error.code(), Code::NoDevice);
+    assert_eq!(error.message(), "this kernel has no NBD devices: `modprobe nbd` loads them");
+    assert_eq!(mount(memory(4096)).path().unwrap_err().code(), Code::NoDevice);
+    let device = DeviceChoice::Nbd(Some("/dev/nbd0".into()));
+    let error = Mount::options().device(device).open(memory(4096)).unwrap().path().unwrap_err();
+    assert_eq!(error.message(), "this kernel has no NBD devices: `modprobe nbd` loads them");
 }
