@@ -218,8 +218,9 @@ r3map_error *r3map_backend_open(const char *url,
                                 r3map_backend **backend);
 
 // Opens the export of that name at the other end of a connected stream socket, TCP or UNIX, that nobody else
-// reads or writes. The descriptor is the library's from success on, and stays the caller's on failure. Such a
-// backend cannot connect again: once the connection is lost its calls fail R3MAP_DISCONNECTED.
+// reads or writes. The descriptor is the library's from success on, and stays the caller's on failure,
+// who then has no use for it but to close it. Such a backend cannot connect again: once the connection is lost its
+// calls fail R3MAP_DISCONNECTED.
 r3map_error *r3map_backend_connect(int descriptor,
                                    const char *name,
                                    const r3map_backend_options *options,
@@ -543,7 +544,7 @@ r3map_error *r3map_mount_wait_local(r3map_mount *mount,
 
 // The first event after the one whose sequence number is `after`, 0 for the first of all, waiting for it at most
 // `timeout` milliseconds; 0 waits for ever. `event` is one of r3map_mount_event. `cause` is an error that is yours
-// to free, or NULL where nothing caused it.
+// to free, or NULL where nothing caused it. A close elsewhere does not end the wait: trigger a cancel.
 r3map_error *r3map_mount_next(r3map_mount *mount,
                               uint64_t after,
                               uint64_t timeout,

@@ -190,8 +190,9 @@ pub unsafe extern "C" fn r3map_backend_open(
 }
 
 /// Opens the export of that name at the other end of a connected stream socket, TCP or UNIX, that nobody else
-/// reads or writes. The descriptor is the library's from success on, and stays the caller's on failure. Such a
-/// backend cannot connect again: once the connection is lost its calls fail R3MAP_DISCONNECTED.
+/// reads or writes. The descriptor is the library's from success on, and stays the caller's on failure,
+/// who then has no use for it but to close it. Such a backend cannot connect again: once the connection is lost its
+/// calls fail R3MAP_DISCONNECTED.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn r3map_backend_connect(
     descriptor: c_int,

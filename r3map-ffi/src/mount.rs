@@ -321,7 +321,7 @@ pub unsafe extern "C" fn r3map_mount_wait_local(
 
 /// The first event after the one whose sequence number is `after`, 0 for the first of all, waiting for it at most
 /// `timeout` milliseconds; 0 waits for ever. `event` is one of r3map_mount_event. `cause` is an error that is yours
-/// to free, or NULL where nothing caused it.
+/// to free, or NULL where nothing caused it. A close elsewhere does not end the wait: trigger a cancel.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn r3map_mount_next(
     mount: *mut r3map_mount,
@@ -421,7 +421,6 @@ pub unsafe extern "C" fn r3map_mount_free(mount: *mut r3map_mount) {
 #[cfg(test)]
 mod tests {
     use super::r3map_mount_event::*;
-    use super::*;
     use r3map_core::event::Kind;
 
     #[test]

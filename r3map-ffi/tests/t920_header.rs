@@ -106,7 +106,7 @@ fn hold(path: &str, expected: &str) {
     let line = differing.unwrap_or_else(|| found.lines().count().min(expected.lines().count()));
     panic!(
         "{path} is not what the code says, first in line {}:\n  committed: {:?}\n  code says: {:?}\n\
-         If the change is meant: R3MAP_BLESS=1 cargo test -p r3map-ffi --test header",
+         If the change is meant: R3MAP_BLESS=1 cargo test -p r3map-ffi --test t920_header",
         line + 1,
         found.lines().nth(line),
         expected.lines().nth(line)
