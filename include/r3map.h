@@ -175,7 +175,8 @@ void r3map_cancel_free(r3map_cancel *cancel);
  * threads at once, and end with R3MAP_TIMEOUT after the backend's deadline (30 seconds).
  *
  * URLs: `memory:?size=1GiB`, `file:///path[?size=1GiB]` (a size creates what is missing),
- * `r3map://host:7070/name`, `r3map+unix:///path/of/socket?name=name`. Sizes take KiB MiB GiB TiB.
+ * `dir:///path?chunk=64KiB&size=1GiB` (a file a chunk), `r3map://host:7070/name`,
+ * `r3map+unix:///path/of/socket?name=name`. Sizes take KiB MiB GiB TiB.
  */
 
 // Where bytes live. A mount or export keeps a reference of its own, so the handle may be freed once it is opened.
@@ -210,7 +211,7 @@ void r3map_backend_options_set_insecure(r3map_backend_options *options, bool ins
 void r3map_backend_options_free(r3map_backend_options *options);
 
 // Opens the backend that a URL names. Options may be NULL. Creates nothing but the region of `memory:` and, where
-// the URL gives a size, a file that is missing. An unknown scheme, parameter or option is an error that names
+// the URL gives a size, a file or directory that is missing. An unknown scheme, parameter or option is an error that names
 // the nearest known one.
 r3map_error *r3map_backend_open(const char *url,
                                 const r3map_backend_options *options,

@@ -5,7 +5,8 @@
 //! threads at once, and end with R3MAP_TIMEOUT after the backend's deadline (30 seconds).
 //!
 //! URLs: `memory:?size=1GiB`, `file:///path[?size=1GiB]` (a size creates what is missing),
-//! `r3map://host:7070/name`, `r3map+unix:///path/of/socket?name=name`. Sizes take KiB MiB GiB TiB.
+//! `dir:///path?chunk=64KiB&size=1GiB` (a file a chunk), `r3map://host:7070/name`,
+//! `r3map+unix:///path/of/socket?name=name`. Sizes take KiB MiB GiB TiB.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
@@ -168,7 +169,7 @@ pub unsafe extern "C" fn r3map_backend_options_free(options: *mut r3map_backend_
 }
 
 /// Opens the backend that a URL names. Options may be NULL. Creates nothing but the region of `memory:` and, where
-/// the URL gives a size, a file that is missing. An unknown scheme, parameter or option is an error that names
+/// the URL gives a size, a file or directory that is missing. An unknown scheme, parameter or option is an error that names
 /// the nearest known one.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn r3map_backend_open(
