@@ -28,8 +28,9 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All kinds, in the order in which `auto` tries them.
-    pub const ALL: [Kind; 3] = [Kind::Nbd, Kind::Userfaultfd, Kind::Fuse];
+    /// All kinds, in the order in which `auto` tries those that give the view. For a slice nbd comes last: when
+    /// memory is short, a process that serves its own mapping of a block device can come to wait for itself.
+    pub const ALL: [Kind; 3] = [Kind::Userfaultfd, Kind::Nbd, Kind::Fuse];
 
     /// The name an option takes.
     pub fn name(self) -> &'static str {

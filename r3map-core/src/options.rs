@@ -23,7 +23,7 @@ pub enum Mode {
 /// How the kernel shows a mount.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// nbd where this process may attach one, else userfaultfd for a slice, fuse for a path or file.
+    /// For a slice userfaultfd, else nbd; for a path or file nbd, else fuse.
     #[default]
     Auto,
     /// A kernel NBD device: any free one, or that one.
