@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recvmsg};
+use nix::sys::socket::{MsgFlags, recv, recvmsg};
 
 use crate::cancel::deadline_in;
 use crate::error::{Code, Error, Result};
@@ -16,6 +16,8 @@ use crate::wire::{HEADER_LENGTH, Header};
 const AHEAD: usize = 16 << 10;
 /// A checksum is taken over pieces that are still in the processor's cache when they arrived.
 const PIECE: usize = 256 << 10;
+/// From this length on a payload is waited for inside one system call.
+const LONG: usize = 64 << 10;
 
 /// What was received and not yet looked at.
 pub struct Incoming {
@@ -71,7 +73,14 @@ impl Incoming {
             if channel.is_stopped() {
                 return Err(stopped());
             }
-            filled += self.receive(channel, &mut into[filled..])?.ok_or_else(ended)?;
+            let rest = &mut into[filled..];
+            let count = if rest.len() >= LONG && self.deadline.is_none() && !channel.is_backed_up() {
+                let piece = rest.len().min(PIECE);
+                receive_all(channel, &mut rest[..piece])?
+            } else {
+                self.receive(channel, rest)?
+            };
+            filled += count.ok_or_else(ended)?;
             if filled - checked >= PIECE {
                 crc = crc32c::crc32c_append(crc, &into[checked..filled]);
                 checked = filled;
@@ -130,6 +139,18 @@ impl Incoming {
                 Err(errno) => return Err(Error::io("receive", errno.into())),
             }
         }
+    }
+}
+
+/// Fills `into` and sleeps in the kernel until it has, where there is no deadline to keep and nothing to send
+/// meanwhile: a thread that is woken for every piece of a payload spends as much on that as on the bytes. A
+/// shutdown ends it. What another thread queues now goes out after at most this piece.
+fn receive_all(channel: &Channel, into: &mut [u8]) -> Result<Option<usize>> {
+    match recv(channel.socket().as_raw_fd(), into, MsgFlags::MSG_WAITALL) {
+        Ok(0) => Ok(None),
+        Ok(count) => Ok(Some(count)),
+        Err(Errno::EINTR) => Ok(Some(0)),
+        Err(errno) => Err(Error::io("receive", errno.into())),
     }
 }
 
