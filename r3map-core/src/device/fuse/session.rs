@@ -359,7 +359,7 @@ pub fn start(session: &Arc<Session>, first: Channel, threads: usize) -> io::Resu
     let first = Arc::new(first);
     let mut started = Vec::new();
     for index in 0..threads {
-        // Without another queue, as where only fusermount3 may open the device, threads share the first.
+        // Without another queue threads share the first.
         let channel = match first.duplicate() {
             Ok(channel) if index > 0 => Arc::new(channel),
             _ => first.clone(),
