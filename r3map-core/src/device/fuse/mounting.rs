@@ -70,7 +70,14 @@ impl Mounted {
             mount_directly(&device, path, mode, name, read_only)?;
             device
         } else {
-            mount_by_helper(path, name, read_only)?
+            let device = mount_by_helper(path, name, read_only)?;
+            if std::fs::read_dir("/sys/fs/fuse/connections").map_or(true, |mut all| all.next().is_none()) {
+                tracing::warn!(
+                    "fuse: a process killed while pages of its own file are dirty may stay: no fusectl filesystem is \
+                     mounted at /sys/fs/fuse/connections, by which alone a user without privilege can end a connection"
+                );
+            }
+            device
         };
         Ok((Mounted { path: path.to_owned(), over: false }, device))
     }
