@@ -12,6 +12,7 @@ built := $(CARGO_TARGET_DIR)/release
 lib := $(DESTDIR)$(PREFIX)/lib
 include := $(DESTDIR)$(PREFIX)/include
 bin := $(DESTDIR)$(PREFIX)/bin
+man := $(DESTDIR)$(PREFIX)/share/man/man1
 
 .PHONY: help setup build demo demo-nbd test test-rust test-c test-command test-guest bench install uninstall lint clean
 
@@ -22,7 +23,7 @@ help:
 	@echo 'make demo-nbd    the same on a real /dev/nbdX, in a User-Mode Linux guest'
 	@echo 'make test        all tests (parts: test-rust test-c test-command test-guest)'
 	@echo 'make bench       figures, each beside a floor or a peer of the same run'
-	@echo 'make install     PREFIX=$(PREFIX) DESTDIR=: the r3map command, libr3map, r3map.h, r3map.pc'
+	@echo 'make install     PREFIX=$(PREFIX) DESTDIR=: the r3map command and its manual, libr3map, r3map.h, r3map.pc'
 	@echo 'make uninstall   with the same PREFIX and DESTDIR'
 	@echo 'make lint        formatting and lints'
 	@echo 'make clean       remove what was built'
@@ -61,6 +62,8 @@ bench:
 install: build
 	install -d $(bin) $(include) $(lib)/pkgconfig
 	install -m 755 $(built)/r3map $(bin)/r3map
+	install -d $(man)
+	$(built)/r3map man $(man)
 	install -m 644 include/r3map.h $(include)/r3map.h
 	install -m 755 $(built)/libr3map.so $(lib)/libr3map.so.$(version)
 	ln -sf libr3map.so.$(version) $(lib)/$(soname)
@@ -70,6 +73,7 @@ install: build
 	chmod 644 $(lib)/pkgconfig/r3map.pc
 
 uninstall:
+	rm -f $(man)/r3map.1 $(man)/r3map-*.1
 	rm -f $(bin)/r3map $(include)/r3map.h $(lib)/pkgconfig/r3map.pc
 	rm -f $(lib)/libr3map.so $(lib)/$(soname) $(lib)/libr3map.so.$(version) $(lib)/libr3map.a
 

@@ -13,7 +13,7 @@ use crate::progress::Progress;
 
 /// Copy all bytes of a backend into another
 ///
-/// A target that is missing is created at the source's size (file: and memory:); an existing one must have
+/// A target that is missing is created at the source's size (file:, dir: and memory:); an existing one must have
 /// that size. The target is synced before the command ends.
 #[derive(Args)]
 pub struct Copy {

@@ -1,46 +1,40 @@
 //! What the library logs, on standard error: warnings unless `R3MAP_LOG` says otherwise.
+//!
+//! The library never waits for the reader of its log, since what it serves may wait for it. So a thread of
+//! the command takes the lines, and that one waits for the terminal.
 
-use std::fmt;
+use std::io::{BufRead, BufReader};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::thread;
 
-use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::registry::LookupSpan;
+use r3map_core::log::{self, Level};
+use r3map_core::{Error, Result};
 
-/// Shows the library's log from now on, as lines of text or of JSON.
-pub fn to_standard_error(json: bool) {
-    let level = std::env::var("R3MAP_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::WARN);
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_ansi(false)
-        .with_writer(std::io::stderr)
-        .event_format(Line { json })
-        .init();
+use crate::progress::Progress;
+
+/// Runs `work` and meanwhile reports what the library logs.
+pub fn reported<T>(progress: &Progress, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let level = match std::env::var("R3MAP_LOG") {
+        Ok(level) => level.parse().map_err(|error: Error| error.context("R3MAP_LOG"))?,
+        Err(_) => Level::Warn,
+    };
+    let (lines, library) = UnixStream::pair().map_err(|error| Error::io("make a socket for the log", error))?;
+    log::to(library.as_fd(), level)?;
+    // It has its own: ours would keep the reader waiting after the end.
+    drop(library);
+    thread::scope(|scope| {
+        scope.spawn(|| BufReader::new(lines).lines().map_while(|line| line.ok()).for_each(|line| progress.log(&line)));
+        let _off = Off;
+        work()
+    })
 }
 
-struct Line {
-    json: bool,
-}
+/// Ends the log when the work ends, also by a panic.
+struct Off;
 
-impl<S, N> FormatEvent<S, N> for Line
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let level = match *event.metadata().level() {
-            Level::ERROR => "error",
-            Level::WARN => "warning",
-            Level::INFO => "info",
-            Level::DEBUG => "debug",
-            Level::TRACE => "trace",
-        };
-        let mut message = String::new();
-        context.format_fields(Writer::new(&mut message), event)?;
-        if self.json {
-            return writeln!(writer, "{}", serde_json::json!({"event": "log", "level": level, "message": message}));
-        }
-        writeln!(writer, "r3map: {level}: {message}")
+impl Drop for Off {
+    fn drop(&mut self) {
+        log::off();
     }
 }

@@ -34,6 +34,8 @@ const URLS: &str = "\
 URLs:
   memory:?size=1GiB              memory of this process, gone when it ends
   file:///PATH[?size=1GiB]       a file or block device of this host
+  dir:///PATH[?chunk=64KiB&size=1GiB]
+                                 a directory of chunks, one file each
   r3map://HOST:PORT/NAME         an export of `r3map serve`
   r3map+unix:///SOCKET?name=NAME the same over a UNIX socket
 
@@ -59,16 +61,15 @@ enum Verb {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    log::to_standard_error(cli.output.json);
     let progress = cli.output.progress();
-    let outcome = match cli.verb {
+    let outcome = log::reported(&progress, || match cli.verb {
         Verb::Serve(verb) => verb.run(&progress).map(|()| ExitCode::SUCCESS),
         Verb::Mount(verb) => verb.run(&progress),
         Verb::Copy(verb) => verb.run(&progress).map(|()| ExitCode::SUCCESS),
         Verb::Info(verb) => verb.run(&progress).map(|()| ExitCode::SUCCESS),
         Verb::Doctor(verb) => verb.run(&progress).map(|()| ExitCode::SUCCESS),
         Verb::Man { directory } => manual(directory).map(|()| ExitCode::SUCCESS),
-    };
+    });
     outcome.unwrap_or_else(|error| {
         progress.fail(&error);
         ExitCode::FAILURE

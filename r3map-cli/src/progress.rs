@@ -1,6 +1,7 @@
 //! How far a verb is, on standard error: a bar on a terminal, else a line every few seconds, or JSON.
 
-use std::io::IsTerminal;
+use std::fmt::Display;
+use std::io::{IsTerminal, Write};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -51,9 +52,22 @@ impl Progress {
         }
         if self.json {
             fields["event"] = event.into();
-            eprintln!("{fields}");
+            say(fields);
         } else {
-            self.bars.suspend(|| eprintln!("r3map: {text}"));
+            self.bars.suspend(|| say(format_args!("r3map: {text}")));
+        }
+    }
+
+    /// Reports a line of the library's log; when quiet only errors.
+    pub fn log(&self, line: &str) {
+        let level = line.split(' ').next().unwrap_or_default().to_lowercase();
+        if self.quiet && level != "error" {
+            return;
+        }
+        if self.json {
+            say(json!({"event": "log", "level": level, "message": line}));
+        } else {
+            self.bars.suspend(|| say(format_args!("r3map: {line}")));
         }
     }
 
@@ -61,9 +75,9 @@ impl Progress {
     pub fn fail(&self, error: &Error) {
         if self.json {
             let code = error.code().name();
-            eprintln!("{}", json!({"event": "error", "code": code, "message": error.message()}));
+            say(json!({"event": "error", "code": code, "message": error.message()}));
         } else {
-            eprintln!("r3map: {}", error.message().replace('\n', " "));
+            say(format_args!("r3map: {}", error.message().replace('\n', " ")));
         }
     }
 
@@ -111,8 +125,14 @@ impl Progress {
                 let (bytes, rate) = (done(), done() as f64 / started.elapsed().as_secs_f64());
                 let percent = bytes * 100 / total.max(1);
                 let (bytes, total) = (HumanBytes(bytes), HumanBytes(total));
-                eprintln!("r3map: {what}: {bytes} of {total} ({percent} %), {}/s", HumanBytes(rate as u64));
+                let rate = HumanBytes(rate as u64);
+                say(format_args!("r3map: {what}: {bytes} of {total} ({percent} %), {rate}/s"));
             }
         }
     }
+}
+
+/// Writes a line on standard error. That nobody reads it any more is no reason to leave a mount unsynced.
+fn say(line: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -15,6 +15,18 @@ fn copy_creates_a_missing_target_of_the_same_bytes() {
 }
 
 #[test]
+fn copy_creates_a_missing_directory_of_chunks_that_copies_back_whole() {
+    let directory = Directory::new();
+    let (from, bytes) = directory.file("from", 1_000_001);
+    let chunks = format!("dir://{}", directory.path("chunks").display());
+    succeeds(&["copy", &from, &format!("{chunks}?chunk=128KiB")]);
+    assert_eq!(std::fs::metadata(directory.path("chunks").join("131072")).unwrap().len(), 131072);
+    succeeds(&["copy", &chunks, &directory.url("back")]);
+    assert!(same(&directory.path("back"), &bytes));
+    succeeds(&["copy", &from, &chunks]);
+}
+
+#[test]
 fn copy_overwrites_a_target_of_the_same_size_with_zeros_too() {
     let directory = Directory::new();
     std::fs::write(directory.path("from"), vec![0; 2_500_000]).unwrap();

@@ -32,6 +32,20 @@ fn a_mount_prints_only_its_path_and_a_signal_syncs_detaches_and_leaves_with_0() 
 }
 
 #[test]
+fn a_mount_whose_reports_nobody_reads_any_more_still_syncs() {
+    let directory = Directory::new();
+    let (url, mut bytes) = directory.file("file", 100_000);
+    let mut mount = Running::start(&["mount", &url, "--device", "fuse"]);
+    let path = mount.line();
+    mount.ignore_errors();
+    write_at(Path::new(&path), b"changed", 0);
+    bytes[..7].copy_from_slice(b"changed");
+    mount.signal(Signal::SIGTERM);
+    assert_eq!(mount.ended().status, 0);
+    assert!(same(&directory.path("file"), &bytes), "a write was lost");
+}
+
+#[test]
 fn the_fuse_file_itself_is_where_at_says() {
     let directory = Directory::new();
     let (url, bytes) = directory.file("file", 10_000);
@@ -84,8 +98,8 @@ fn a_mount_tells_programs_in_json_where_it_is() {
     mount.signal(Signal::SIGINT);
     let outcome = mount.ended();
     assert_eq!(outcome.status, 0);
-    let first: serde_json::Value = serde_json::from_str(outcome.err.lines().next().unwrap()).unwrap();
-    assert_eq!(first, serde_json::json!({"event": "mounted", "path": path, "device": "fuse", "size": 5000}));
+    let lines: Vec<serde_json::Value> = outcome.err.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[0], serde_json::json!({"event": "mounted", "path": path, "device": "fuse", "size": 5000}));
 }
 
 #[test]

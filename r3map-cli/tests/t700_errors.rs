@@ -2,7 +2,7 @@
 #![allow(missing_docs)]
 
 mod support;
-use support::{Directory, r3map, succeeds};
+use support::{Directory, r3map, r3map_with_log, succeeds};
 
 #[test]
 fn an_unknown_command_or_flag_or_a_missing_argument_leaves_with_2() {
@@ -23,9 +23,10 @@ fn an_unknown_command_or_flag_or_a_missing_argument_leaves_with_2() {
 
 #[test]
 fn a_refused_value_leaves_with_1_and_one_line_that_says_what_and_why() {
+    let schemes = r3map_core::url::SCHEMES.join(" ");
     for (arguments, message) in [
         (&["info", "fiel:///x"][..], "unknown scheme \"fiel\"; did you mean \"file\"?"),
-        (&["info", "model.bin"], "\"model.bin\" is not a URL: it has no scheme; one of memory file r3map r3map+unix"),
+        (&["info", "model.bin"], &format!("\"model.bin\" is not a URL: it has no scheme; one of {schemes}")),
         (&["info", "memory:"], "memory: needs a size, such as memory:?size=1GiB"),
         (&["info", "memory:?sice=1"], "memory:?sice=1: unknown parameter \"sice\"; did you mean \"size\"?"),
         (&["info", "r3map://u:secret@h/x"], "a r3map URL takes no password: secrets come from options or files"),
@@ -59,6 +60,18 @@ fn a_failure_is_json_where_json_was_asked_for() {
     let error: serde_json::Value = serde_json::from_str(&outcome.err).unwrap();
     assert_eq!((&error["event"], &error["code"]), (&"error".into(), &"not_found".into()));
     assert_eq!(error["message"], "open file:///no/such/file: No such file or directory (os error 2)");
+}
+
+#[test]
+fn the_log_of_the_library_is_as_long_as_the_environment_says() {
+    let mount = ["mount", "memory:?size=4096", "--device=fuse", "--", "true"];
+    let outcome = r3map_with_log("debug", &mount);
+    assert_eq!(outcome.status, 0, "{}", outcome.err);
+    assert!(outcome.err.contains("r3map: DEBUG r3map::device::fuse: fuse: attached"), "{}", outcome.err);
+    assert!(!r3map_with_log("off", &mount).err.contains("r3map::device"));
+    let outcome = r3map_with_log("lots", &mount);
+    let message = "r3map: R3MAP_LOG: unknown log level \"lots\"; known: off error warn info debug trace\n";
+    assert_eq!((outcome.status, outcome.err.as_str()), (1, message));
 }
 
 #[test]

@@ -57,7 +57,7 @@ impl Copy {
     }
 
     /// A copy between two URLs. A target that is missing is created at the source's size, where its scheme
-    /// can create one (`file:` and `memory:`); an existing one of another size is refused.
+    /// can create one (`file:`, `dir:` and `memory:`); an existing one of another size is refused.
     pub fn open(from: &str, to: &str, options: &BackendOptions) -> Result<Copy> {
         let target = Location::parse(to)?;
         let source = backend::open(from, options)?;
@@ -236,34 +236,36 @@ fn piece(from: &Info, to: &Info) -> u64 {
 /// Opens the target at the source's size, creating it if it is missing; says whether it is known to be zero.
 fn open_target(location: &Location, from: &Info, options: &BackendOptions) -> Result<(Arc<dyn Backend>, bool)> {
     let to = location.as_str();
-    let created = match location.scheme() {
-        "memory" => true,
+    // What is there already is asked for its size once it is open.
+    let (create, is_zero) = match location.scheme() {
+        "memory" => (true, true),
+        // Zeros cost a directory nothing: it need not be known to have none but those.
+        "dir" => (!location.file_path()?.exists(), false),
         "file" => {
-            // An existing file is asked for its size when it is open.
             let path = location.file_path()?;
-            check_size(location, from)?;
+            gives_size(location, from, &["size"])?;
             match OpenOptions::new().write(true).create_new(true).open(&path) {
                 Ok(file) => {
                     file.set_len(from.size)
                         .map_err(|error| Error::io(format!("give {to} {} bytes", from.size), error))?;
-                    true
+                    (true, true)
                 }
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => (false, false),
                 Err(error) => return Err(Error::io(format!("create {to}"), error)),
             }
         }
-        _ => return Ok((backend::open(to, options)?, false)),
+        _ => (false, false),
     };
-    if !created || check_size(location, from)? {
-        return Ok((backend::open(to, options)?, created));
+    if !create || gives_size(location, from, &["size", "chunk"])? {
+        return Ok((backend::open(to, options)?, is_zero));
     }
     let separator = if to.contains('?') { '&' } else { '?' };
-    Ok((backend::open(&format!("{to}{separator}size={}", from.size), options)?, created))
+    Ok((backend::open(&format!("{to}{separator}size={}", from.size), options)?, is_zero))
 }
 
 /// Whether the target's URL gives a size; an error if that is not the source's.
-fn check_size(location: &Location, from: &Info) -> Result<bool> {
-    match location.parameters(&["size"])?.size("size")? {
+fn gives_size(location: &Location, from: &Info, known: &[&str]) -> Result<bool> {
+    match location.parameters(known)?.size("size")? {
         Some(size) if size != from.size => Err(other_size(from, location.as_str(), size)),
         size => Ok(size.is_some()),
     }

@@ -626,7 +626,7 @@ fn a_child_that_the_app_forks_neither_hinders_the_end_nor_ends_the_mount() {
 
 /// Runs in a process of its own: serves a region, maps and dirties it itself, and waits to be killed.
 #[test]
-#[ignore = "started by other tests"]
+#[ignore = "started by another test"]
 fn serve_in_a_process_of_its_own() {
     let ballast = pattern(64 << 20, 1);
     let mount = mount(Troubled::new(64 << 20));
@@ -714,7 +714,7 @@ fn three_hundred_mounts_in_a_row_leave_nothing_behind() {
 
 /// Runs in a process of its own.
 #[test]
-#[ignore = "started by other tests"]
+#[ignore = "started by another test"]
 fn attach_and_detach_in_a_loop() {
     let entries = |folder: &str| fs::read_dir(folder).unwrap().count();
     let once = || {

@@ -6,7 +6,8 @@
  *   modules      "FILE OPTIONS" in loading order    timeout     seconds the command may take
  * Here it finds afterwards:
  *   status       "exit N", "signal N", "timeout", or "failed TEXT" where the command never ran
- * The command's output goes to /dev/tty1 and /dev/tty2, which are descriptors of `run` outside. Only the command's
+ * The command's output goes to /dev/tty1 and /dev/tty2, or what the kernel arguments r3map_out and r3map_err name; those
+ * are descriptors of `run` outside. Only the command's
  * own end decides: a process it left behind, even an unkillable one, neither delays nor changes the report. */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -208,7 +209,7 @@ static void start(char **command, const char *directory, int out, int err, int f
 int main(void)
 {
     struct rlimit no_core = { 0, 0 };
-    const char *wanted = getenv("r3map_run");
+    const char *wanted = getenv("r3map_run"), *out_path = getenv("r3map_out"), *err_path = getenv("r3map_err");
     char **command, **directory, **share, **module, **timeout, *kernel_side, reason[400];
     int out[2], err[2], failure[2], status = 0, failed = 0, ended = 0;
     time_t limit;
@@ -250,7 +251,8 @@ int main(void)
         finish("failed making pipes: %s", strerror(errno));
     fcntl(out[0], F_SETFL, O_NONBLOCK);
     fcntl(err[0], F_SETFL, O_NONBLOCK);
-    int console_out = open_console("/dev/tty1"), console_err = open_console("/dev/tty2");
+    int console_out = open_console(out_path ? out_path : "/dev/tty1");
+    int console_err = open_console(err_path ? err_path : "/dev/tty2");
 
     child = fork();
     if (child < 0)

@@ -36,6 +36,11 @@ pub fn r3map<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Outcome {
     command(arguments).output().unwrap().into()
 }
 
+/// The same with that much of the library's log.
+pub fn r3map_with_log<S: AsRef<std::ffi::OsStr>>(level: &str, arguments: &[S]) -> Outcome {
+    command(arguments).env("R3MAP_LOG", level).output().unwrap().into()
+}
+
 /// Runs the command, which must succeed, and gives its standard output.
 pub fn succeeds<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> String {
     let outcome = r3map(arguments);
@@ -64,6 +69,11 @@ impl Running {
         line.trim_end_matches('\n').to_owned()
     }
 
+    /// Reads standard error no more.
+    pub fn ignore_errors(&mut self) {
+        self.child.stderr = None;
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
     }
@@ -80,7 +90,9 @@ impl Running {
         };
         let (mut out, mut err) = (String::new(), String::new());
         self.out.read_to_string(&mut out).unwrap();
-        self.child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+        if let Some(mut stderr) = self.child.stderr.take() {
+            stderr.read_to_string(&mut err).unwrap();
+        }
         Outcome { status: status.code().unwrap_or(-1), out, err }
     }
 }

@@ -257,6 +257,7 @@ impl Device for Fuse {
         let mut attached = self.attached.lock().unwrap_or_else(|e| e.into_inner());
         let Some(Attached { mounted, .. }) = attached.as_mut() else { return Ok(()) };
         mounted.unmount()?;
+        self.session.end();
         let ending = attached.take();
         // Nobody waits in the kernel any more, so the descriptor closes at once.
         if let Some(file) = self.file.write().unwrap_or_else(|e| e.into_inner()).take() {

@@ -12,7 +12,7 @@ use crate::support::{authority, memory_server, open, pattern, read, server, temp
 
 /// Not a test: the process that serves a file until it is killed, started by the test below.
 #[test]
-#[ignore = "serves for another test"]
+#[ignore = "started by another test"]
 fn serve_until_killed() {
     let Ok(url) = std::env::var("R3MAP_TEST_FILE") else { return };
     let server = Server::new(ServerOptions::default()).unwrap();

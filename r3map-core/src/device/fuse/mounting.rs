@@ -19,17 +19,19 @@ const CAP_SYS_ADMIN: u32 = 21;
 
 /// Whether this process may mount, or has somebody to ask.
 pub fn probe() -> Result<()> {
-    let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
     match File::options().read(true).write(true).open(DEVICE) {
-        Err(error) if missing(&error) || error.raw_os_error() == Some(libc::ENODEV) => Err(Error::new(
-            Code::NoDevice,
-            "fuse: this kernel offers no /dev/fuse: load the module (modprobe fuse), and pass the device to a container",
-        )),
-        Ok(_) if may_mount() => Ok(()),
-        _ if fusermount().is_some() => Ok(()),
-        _ => Err(Error::new(
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::ENXIO)) => {
+            Err(Error::new(
+                Code::NoDevice,
+                "fuse: this kernel offers no /dev/fuse: load the module (modprobe fuse), or pass the device to the container",
+            ))
+        }
+        // fusermount3 opens it with the rights of its caller, so there is no way around this.
+        Err(error) => Err(Error::io("fuse: open /dev/fuse, which every user may where chmod 666 /dev/fuse", error)),
+        Ok(_) if may_mount() || fusermount().is_some() => Ok(()),
+        Ok(_) => Err(Error::new(
             Code::PermissionDenied,
-            "fuse: mounting takes CAP_SYS_ADMIN and access to /dev/fuse, or fusermount3 (Debian package fuse3)",
+            "fuse: mounting takes CAP_SYS_ADMIN or the program fusermount3 (apt-get install fuse3)",
         )),
     }
 }
@@ -61,12 +63,21 @@ pub struct Mounted {
 impl Mounted {
     /// Mounts over the file at `path` and gives the connection's descriptor. `name` is what `findmnt` shows.
     pub fn over(path: &Path, mode: u32, name: &str, read_only: bool) -> Result<(Mounted, File)> {
-        let device = match File::options().read(true).write(true).open(DEVICE) {
-            Ok(device) if may_mount() => {
-                mount_directly(&device, path, mode, name, read_only)?;
-                device
+        probe()?;
+        let device = if may_mount() {
+            let device = File::options().read(true).write(true).open(DEVICE);
+            let device = device.map_err(|error| Error::io("fuse: open /dev/fuse", error))?;
+            mount_directly(&device, path, mode, name, read_only)?;
+            device
+        } else {
+            let device = mount_by_helper(path, name, read_only)?;
+            if std::fs::read_dir("/sys/fs/fuse/connections").map_or(true, |mut all| all.next().is_none()) {
+                tracing::warn!(
+                    "fuse: a process killed while pages of its own file are dirty may stay: no fusectl filesystem is \
+                     mounted at /sys/fs/fuse/connections, by which alone a user without privilege can end a connection"
+                );
             }
-            _ => mount_by_helper(path, name, read_only)?,
+            device
         };
         Ok((Mounted { path: path.to_owned(), over: false }, device))
     }
@@ -180,7 +191,7 @@ fn mount_directly(device: &File, path: &Path, mode: u32, name: &str, read_only: 
 /// Asks `fusermount3`, which gives the descriptor over a socket.
 fn mount_by_helper(path: &Path, name: &str, read_only: bool) -> Result<File> {
     let Some(helper) = fusermount() else {
-        return Err(probe().err().unwrap_or_else(|| Error::new(Code::NoDevice, "fuse: fusermount3 is gone")));
+        return Err(Error::new(Code::NoDevice, "fuse: fusermount3 is gone"));
     };
     let what = || format!("fuse: mount over {} by {}", path.display(), helper.display());
     let (ours, theirs) = UnixStream::pair().map_err(|error| Error::io(what(), error))?;

@@ -78,15 +78,12 @@ impl Table {
         self.state().waiting.remove(&unique)
     }
 
-    /// Takes all requests out and ends the watch.
-    pub fn end(&self) {
+    /// Takes all requests out, to be refused, and ends the watch.
+    pub fn end(&self) -> HashMap<u64, Parked> {
         let mut state = self.state();
         state.over = true;
-        // Their connection is gone: nobody waits for an answer.
-        let left = std::mem::take(&mut state.waiting);
         self.changed.notify_all();
-        drop(state);
-        drop(left);
+        std::mem::take(&mut state.waiting)
     }
 
     /// Gives requests up whose time is over, until the table ends.

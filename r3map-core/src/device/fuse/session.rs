@@ -38,6 +38,8 @@ pub struct Session {
     lost: OnceLock<Error>,
     /// The thread whose next open is the library's own.
     own_opener: AtomicU32,
+    /// Everything is refused: the device was detached.
+    ended: AtomicBool,
     /// The file is being cut back to its size.
     mending: AtomicBool,
     /// Failures since the last one that was logged as a warning.
@@ -63,6 +65,7 @@ impl Session {
             waiting: Table::new(deadline),
             lost: OnceLock::new(),
             own_opener: AtomicU32::new(0),
+            ended: AtomicBool::new(false),
             mending: AtomicBool::new(false),
             unsaid: AtomicU64::new(0),
             said: AtomicU64::new(0),
@@ -87,9 +90,13 @@ impl Session {
         }
     }
 
-    /// Ends the watch. The connection is over, so nobody waits for what is parked.
+    /// Refuses what waits and what is still to come, and ends the watch. Where the connection was ended this
+    /// reaches nobody; where it could not be, it lives on until the last descriptor is closed.
     pub fn end(&self) {
-        self.waiting.end();
+        self.ended.store(true, Ordering::SeqCst);
+        for (unique, parked) in self.waiting.end() {
+            parked.channel.reply(unique, Err(libc::ENOTCONN));
+        }
     }
 
     /// Gives up requests that the region does not answer in time, until the session ends.
@@ -129,6 +136,11 @@ impl Session {
 
     fn handle(self: &Arc<Self>, channel: &Arc<Channel>, head: &Head<'_>, data: &mut Buffer) {
         let answer = match head.opcode() {
+            wire::READ | wire::WRITE | wire::OPEN | wire::FSYNC | wire::FALLOCATE
+                if self.ended.load(Ordering::SeqCst) =>
+            {
+                Err(libc::ENOTCONN)
+            }
             wire::READ => return self.read(channel, head, data),
             wire::WRITE => return self.write(channel, head, data),
             wire::FSYNC => return self.fsync(channel, head),
@@ -293,6 +305,10 @@ impl Session {
             Operation::Sync => What { verb: "sync", offset: 0, length: 0, changes: true },
         };
         let deadline = self.waiting.park(unique, channel, what);
+        // The end may have come between the look at `ended` and the parking: one of the two sees the other.
+        if self.ended.load(Ordering::SeqCst) && self.waiting.claim(unique).is_some() {
+            return channel.reply(unique, Err(libc::ENOTCONN));
+        }
         let session = self.clone();
         let completion = Completion::new(move |outcome| {
             if let Some(parked) = session.waiting.claim(unique) {
@@ -359,7 +375,7 @@ pub fn start(session: &Arc<Session>, first: Channel, threads: usize) -> io::Resu
     let first = Arc::new(first);
     let mut started = Vec::new();
     for index in 0..threads {
-        // Without another queue, as where only fusermount3 may open the device, threads share the first.
+        // Without another queue threads share the first.
         let channel = match first.duplicate() {
             Ok(channel) if index > 0 => Arc::new(channel),
             _ => first.clone(),
