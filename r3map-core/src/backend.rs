@@ -211,6 +211,12 @@ pub trait Backend: Send + Sync + 'static {
         }
     }
 
+    /// Says that writes are to come, for a backend that has one writer at a time: it takes the place or fails
+    /// `busy` with the name of who has it. A first write without this does the same.
+    fn claim(&self, _limit: &Limit) -> Result<()> {
+        Ok(())
+    }
+
     /// Lets go of what it holds; every later call fails `closed`. Does not sync.
     fn close(&self) -> Result<()> {
         Ok(())

@@ -73,9 +73,13 @@ impl Mount {
         if options.cache.is_some() && !is_managed {
             return Err(Error::new(Code::InvalidArgument, "cache: a direct mount keeps nothing: use mode=managed"));
         }
+        if !info.read_only && !options.read_only {
+            backend.claim(&Limit::within(options.deadline))?;
+        }
         let events = Arc::new(Events::default());
         let info = Info { read_only: info.read_only || options.read_only, ..info };
         let info = Info { chunk_size: options.chunk_size.unwrap_or(info.chunk_size), ..info };
+        let info = Info { local: info.local && !is_managed, ..info };
         let managed = match is_managed {
             false => None,
             true => {

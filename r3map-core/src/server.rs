@@ -18,8 +18,11 @@ use crate::wire::channel::Channel;
 use crate::wire::{Identity, greeting, socket};
 
 mod connection;
+mod lease;
 mod listener;
 mod session;
+
+use lease::Lease;
 
 /// Options of a server.
 #[derive(Clone, Debug)]
@@ -94,6 +97,8 @@ struct Export {
     identity: Identity,
     /// Whether something was written that this server has not synced.
     written: AtomicBool,
+    /// Who may write.
+    lease: Lease,
 }
 
 impl Server {
@@ -141,6 +146,7 @@ impl Server {
             read_only: options.read_only || info.read_only,
             identity: info.identity.map_or_else(socket::random, Ok)?,
             written: AtomicBool::new(false),
+            lease: Lease::default(),
             backend,
         };
         let mut exports = self.inner.exports.write().unwrap_or_else(|e| e.into_inner());

@@ -7,8 +7,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{self, Backend, BackendOptions, Info, Operation, Request};
-use crate::cancel::Limit;
+use crate::backend::{self, Backend, BackendOptions, Completion, Info, Operation, Request};
+use crate::cancel::{Limit, Waiter};
 use crate::error::{Code, Error, Result};
 use crate::url::Location;
 use crate::wire::DEFAULT_PORT;
@@ -117,6 +117,13 @@ impl Backend for Remote {
 
     fn submit(self: Arc<Self>, request: Request) {
         self.handle.client.submit(request);
+    }
+
+    fn claim(&self, limit: &Limit) -> Result<()> {
+        let (waiter, notifier) = Waiter::new();
+        let completion = Completion::new(move |outcome| notifier.notify(outcome));
+        self.handle.client.claim(limit.deadline, completion);
+        waiter.wait(limit, "ask for the writer's lease")?.map(drop)
     }
 
     fn close(&self) -> Result<()> {

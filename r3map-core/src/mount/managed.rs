@@ -48,7 +48,8 @@ impl Managed {
             let puller = puller.clone();
             Arc::new(move |page| puller.missed(page))
         };
-        Ok(Managed { info: Info { read_only, ..info }, region, puller, pusher, ahead })
+        // What was acknowledged here may be here alone, whoever keeps the bytes below.
+        Ok(Managed { info: Info { read_only, local: false, ..info }, region, puller, pusher, ahead })
     }
 
     /// Starts what runs in the background.

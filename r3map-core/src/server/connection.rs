@@ -54,21 +54,37 @@ fn run(server: &Inner, channel: &Arc<Channel>, incoming: &mut Incoming, admitted
     let export = server.export(&hello.export)?;
     let session = server.sessions.enter(&hello, channel, deadline)?;
     let working = Working::begin(server)?;
+    export.lease.arrive(hello.client);
     let connection = Arc::new(Connection {
         priority: if hello.role == 0 { Priority::Demand } else { Priority::Bulk },
         max_request: export.backend.info().max_request.clamp(1, MAX_PAYLOAD),
         deadline: server.options.deadline,
         channel: channel.clone(),
         export,
+        client: hello.client,
+        display: hello.display,
         under_way: Mutex::default(),
         ended: Condvar::new(),
     });
-    let welcome = connection.welcome(server.life, hello.versions.1.min(wire::NEWEST_VERSION));
-    let payload = Payload::Owned(Buffer::copy_of(&welcome.encode()));
-    let outcome = channel.send(Packet::new(Header::new(Kind::Welcome, id), payload));
+    // A writer that comes back has its lease before it is welcomed, or is told who has it now.
+    let means_to_write = hello.write && !connection.export.read_only;
+    let claimed = if means_to_write { connection.claim() } else { Ok(()) };
+    let outcome = claimed.and_then(|()| {
+        let welcome = connection.welcome(server.life, hello.versions.1.min(wire::NEWEST_VERSION));
+        let payload = Payload::Owned(Buffer::copy_of(&welcome.encode()));
+        channel.send(Packet::new(Header::new(Kind::Welcome, id), payload))
+    });
     let outcome = outcome.and_then(|()| connection.take_requests(incoming));
-    connection.finish(session, working);
-    outcome
+    connection.finish(session, working, matches!(outcome, Ok(Farewell::Said)));
+    outcome.map(drop)
+}
+
+/// How a connection ends without an error.
+enum Farewell {
+    /// The client said goodbye.
+    Said,
+    /// It just ended.
+    Unsaid,
 }
 
 fn read_hello(channel: &Channel, incoming: &mut Incoming, deadline: Instant) -> Result<Option<(u64, Hello)>> {
@@ -95,6 +111,9 @@ struct Connection {
     deadline: Duration,
     channel: Arc<Channel>,
     export: Arc<Export>,
+    client: Identity,
+    /// Who that is, for people.
+    display: String,
     under_way: Mutex<UnderWay>,
     /// Told when nothing is under way any more.
     ended: Condvar,
@@ -130,19 +149,22 @@ impl Connection {
         }
     }
 
-    fn take_requests(self: &Arc<Self>, incoming: &mut Incoming) -> Result<()> {
+    fn take_requests(self: &Arc<Self>, incoming: &mut Incoming) -> Result<Farewell> {
         loop {
             // Nobody who does not receive answers gets more of them made.
             while (self.channel.is_backed_up() || self.under_way().is_full()) && !self.channel.is_stopped() {
                 self.channel.wait(false, None)?;
             }
-            let Some(header) = incoming.header(&self.channel, None, self.deadline)? else { return Ok(()) };
+            let Some(header) = incoming.header(&self.channel, None, self.deadline)? else {
+                return Ok(Farewell::Unsaid);
+            };
             match header.kind {
                 Kind::Read => self.read(&header)?,
                 Kind::Write => self.write(&header, incoming)?,
                 Kind::Zero => self.zero(&header)?,
                 Kind::Sync => self.on_pool(&header, Operation::Sync),
-                Kind::Close => return Ok(()),
+                Kind::Claim => self.answer(&header, self.claim().map(|()| Reply::Done))?,
+                Kind::Close => return Ok(Farewell::Said),
                 other => {
                     let message = format!("a frame {other:?} makes no sense from a client that was welcomed");
                     return Err(Error::new(Code::InvalidArgument, message));
@@ -151,10 +173,19 @@ impl Connection {
         }
     }
 
+    /// Makes this client the writer of the export. Waits, here and for this connection alone, while another
+    /// may still come back.
+    fn claim(&self) -> Result<()> {
+        if self.export.read_only {
+            return Err(Error::new(Code::ReadOnly, "the export is read-only"));
+        }
+        self.export.lease.claim(self.client, &self.display, || self.channel.is_stopped())
+    }
+
     /// Why a request is refused before it reaches the backend, if it is.
     fn check(&self, header: &Header) -> Result<()> {
-        if header.kind != Kind::Read && self.export.read_only {
-            return Err(Error::new(Code::ReadOnly, "the export is read-only"));
+        if header.kind != Kind::Read {
+            self.claim()?;
         }
         if header.kind != Kind::Zero && header.length > u64::from(self.max_request) {
             let message = format!("{} bytes at once; the most is {}", header.length, self.max_request);
@@ -284,7 +315,7 @@ impl Connection {
     }
 
     /// Waits for what is under way, then says goodbye if the server closes.
-    fn finish(&self, session: Session<'_>, working: Working<'_>) {
+    fn finish(&self, session: Session<'_>, working: Working<'_>, goodbye: bool) {
         let mut under_way = self.under_way();
         while under_way.requests > 0 {
             under_way = self.ended.wait(under_way).unwrap_or_else(|e| e.into_inner());
@@ -292,6 +323,7 @@ impl Connection {
         drop(under_way);
         // Only now may a newer connection of this client begin.
         drop(session);
+        self.export.lease.leave(self.client, goodbye);
         if let Some(synced) = working.end() {
             let flags = if synced { SYNCED } else { 0 };
             let _ = self.channel.send(Packet::bare(Header::new(Kind::Close, 0).with_flags(flags)));

@@ -88,11 +88,6 @@ impl Lease {
             state = self.changed.wait_timeout(state, nap).unwrap_or_else(|e| e.into_inner()).0;
         }
     }
-
-    /// Whether this client holds it.
-    pub fn is_held_by(&self, client: Identity) -> bool {
-        self.state().holder.as_ref().is_some_and(|holder| holder.client == client)
-    }
 }
 
 fn busy(display: &str) -> Error {
@@ -120,7 +115,8 @@ mod tests {
         assert_eq!((error.code(), error.message().starts_with("one writes")), (Code::Busy, true));
         lease.leave(ONE, true);
         lease.claim(TWO, "two", || false).unwrap();
-        assert!(lease.is_held_by(TWO) && !lease.is_held_by(ONE));
+        lease.arrive(ONE);
+        assert!(lease.claim(ONE, "one", || false).unwrap_err().message().starts_with("two writes"));
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub enum Kind {
     Zero = 0x12,
     /// Client: all that was acknowledged before this was sent is to be durable.
     Sync = 0x13,
+    /// Client: it means to write, so it asks for the writer's lease.
+    Claim = 0x30,
     /// Server: the bytes read.
     Data = 0x20,
     /// Server: a write, zero or sync is done.
@@ -30,7 +32,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 10] = [
+    const ALL: [Kind; 11] = [
         Kind::Hello,
         Kind::Welcome,
         Kind::Error,
@@ -39,6 +41,7 @@ impl Kind {
         Kind::Write,
         Kind::Zero,
         Kind::Sync,
+        Kind::Claim,
         Kind::Data,
         Kind::Done,
     ];
@@ -159,7 +162,7 @@ impl Header {
             Kind::Write => payload <= MAX_PAYLOAD && u64::from(payload) == self.length,
             Kind::Data if self.flags & ZEROES != 0 => payload == 0,
             Kind::Data => payload <= MAX_PAYLOAD && u64::from(payload) == self.length,
-            Kind::Close | Kind::Read | Kind::Zero | Kind::Sync | Kind::Done => payload == 0,
+            Kind::Close | Kind::Read | Kind::Zero | Kind::Sync | Kind::Claim | Kind::Done => payload == 0,
         };
         if fits {
             return Ok(());

@@ -62,7 +62,7 @@ fn connections_of_other_clients_roles_and_exports_are_left_alone() {
     let mut connections: Vec<Raw> = [
         hello("region"),
         Hello { role: 1, generation: 2, ..hello("region") },
-        Hello { client: [1; 16], generation: 3, ..hello("region") },
+        Hello { client: [1; 16], generation: 3, write: false, ..hello("region") },
         Hello { generation: 4, ..hello("another") },
     ]
     .iter()

@@ -2,6 +2,7 @@
 //! server holds that is not durable.
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use once_cell::sync::OnceCell;
 
 use super::link::{Body, Link, Travel};
 use super::timer::Timer;
-use crate::backend::{Info, Operation, Priority, Reply, Request};
+use crate::backend::{Completion, Info, Operation, Priority, Reply, Request};
 use crate::buffer::{Buffer, is_zero};
 use crate::error::{Code, Error, Result};
 use crate::thread::{self, Process};
@@ -63,6 +64,8 @@ pub struct Client {
     info: Info,
     identity: Identity,
     kept: Mutex<Kept>,
+    /// Whether this client has the writer's lease, as far as it knows.
+    writer: AtomicBool,
     /// The first is for demand; the others are for bulk, connected when first used.
     links: Vec<Arc<Link>>,
     timer: Timer,
@@ -90,7 +93,7 @@ impl Client {
             client: socket::random()?,
             generation: 1,
             role: 0,
-            write: true,
+            write: false,
             export: export.to_owned(),
             display: display(),
         };
@@ -122,6 +125,7 @@ impl Client {
             info,
             identity: welcome.identity,
             kept: Mutex::new(Kept { keeper: welcome.keeper, acknowledged: 0, synced: 0, lost: None }),
+            writer: AtomicBool::new(false),
             links: (0..roles).map(|role| Arc::new(Link::new(role))).collect(),
             timer: Timer::default(),
             closed: OnceCell::new(),
@@ -185,6 +189,12 @@ impl Client {
         link.submit(self, Travel { header, body, deadline, completion });
     }
 
+    /// Asks for the writer's lease.
+    pub fn claim(self: &Arc<Self>, deadline: Option<Instant>, completion: Completion) {
+        let header = Header::new(Kind::Claim, 0);
+        self.links[0].submit(self, Travel { header, body: Body::Claim, deadline, completion });
+    }
+
     fn check(&self, operation: &Operation) -> Result<()> {
         if !self.process.is_current() {
             let message = "this backend belongs to the process that was forked: open one in the child";
@@ -212,7 +222,8 @@ impl Client {
             return Err(Absence::Away(Error::new(Code::Disconnected, "there is no address to connect to again")));
         };
         let deadline = Instant::now() + GREETING_TIME;
-        let hello = Hello { generation, role, ..self.hello.clone() };
+        let write = self.writer.load(Ordering::SeqCst);
+        let hello = Hello { generation, role, write, ..self.hello.clone() };
         let socket = socket::connect(address, *insecure, deadline).map_err(|error| match error.code() {
             Code::PermissionDenied => Absence::Refused(error),
             _ => Absence::Away(error),
@@ -250,7 +261,11 @@ impl Client {
         let mut kept = self.kept();
         match body {
             Body::Read(_) => {}
-            Body::Change(_) => kept.acknowledged += 1,
+            Body::Change(_) => {
+                kept.acknowledged += 1;
+                self.writer.store(true, Ordering::SeqCst);
+            }
+            Body::Claim => self.writer.store(true, Ordering::SeqCst),
             Body::Sync { covers } => match &kept.lost {
                 Some(lost) => return Err(lost.clone()),
                 None => kept.synced = kept.synced.max(*covers),

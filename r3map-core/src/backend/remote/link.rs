@@ -67,6 +67,8 @@ pub enum Body {
         /// As counted by the client.
         covers: u64,
     },
+    /// Nothing: it asks for the writer's lease.
+    Claim,
 }
 
 struct Sent {
@@ -171,6 +173,7 @@ impl Link {
             let Header { kind, offset, length, .. } = travel.header;
             let what = match kind {
                 Kind::Sync => "sync".to_owned(),
+                Kind::Claim => "ask for the writer's lease".to_owned(),
                 kind => format!("{} {length} bytes at {offset}", format!("{kind:?}").to_lowercase()),
             };
             let cause = cause.as_ref().map(|cause| format!(": {}", cause.message())).unwrap_or_default();
@@ -384,7 +387,7 @@ impl Link {
             (&body, &outcome),
             (_, Err(_))
                 | (Body::Read(_), Ok(Reply::Data(_) | Reply::Zeroes))
-                | (Body::Change(_) | Body::Sync { .. }, Ok(Reply::Done))
+                | (Body::Change(_) | Body::Sync { .. } | Body::Claim, Ok(Reply::Done))
         );
         if !fits {
             let message = "the server answered another kind of request";
