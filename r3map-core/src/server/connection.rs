@@ -12,6 +12,7 @@ use crate::backend::{self, Completion, Operation, Priority, Reply, Request};
 use crate::buffer::{Buffer, is_zero};
 use crate::cancel::deadline_in;
 use crate::error::{Code, Error, Result};
+use crate::thread;
 use crate::wire::channel::{Channel, Packet, Payload};
 use crate::wire::header::{SYNCED, ZEROES};
 use crate::wire::incoming::Incoming;
@@ -50,6 +51,9 @@ fn run(server: &Inner, channel: &Arc<Channel>, incoming: &mut Incoming, admitted
             wire::NEWEST_VERSION
         );
         return Err(Error::new(Code::Unsupported, message));
+    }
+    if hello.role > 0 {
+        thread::as_batch();
     }
     let export = server.export(&hello.export)?;
     let session = server.sessions.enter(&hello, channel, deadline)?;

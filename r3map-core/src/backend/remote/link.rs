@@ -208,6 +208,10 @@ impl Link {
 
     /// Keeps a connection while it is needed and receives what comes, until the end.
     fn run(&self, client: &Arc<Client>, mut connected: Option<Connected>) {
+        // Bulk gives way to what the app waits for.
+        if self.role > 0 {
+            thread::as_batch();
+        }
         let mut pause = FIRST_PAUSE;
         while let Some(next) = connected.take().or_else(|| self.connect(client, &mut pause)) {
             let Connected { channel, mut incoming } = next;
