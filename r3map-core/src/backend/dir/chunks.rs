@@ -73,6 +73,8 @@ struct Open {
     uses: u64,
     /// Files were created or removed since the directory was last synced.
     names_changed: bool,
+    /// What a process before this one wrote is known to be durable: it may have died before it could sync.
+    inherited_synced: bool,
 }
 
 /// The first failure to write back. The kernel drops such bytes and says so once: it stays.
@@ -183,6 +185,14 @@ impl Chunks {
     /// Makes every write, creation and removal acknowledged before this call durable.
     pub fn sync(&self) -> Result<()> {
         let mut lost = self.syncing.lock().unwrap_or_else(|e| e.into_inner());
+        let inherited = !self.read_only && !self.lock().inherited_synced;
+        if inherited {
+            let synced = nix::unistd::syncfs(self.directory.as_fd());
+            let synced =
+                synced.map_err(|errno| Error::io(format!("{}: sync its file system", self.name), errno.into()));
+            synced.inspect_err(|error| *lost = Some(error.clone()))?;
+            self.lock().inherited_synced = true;
+        }
         self.sync_files(&mut lost)?;
         // After the files, so that no name stands for bytes that are not there yet.
         if std::mem::take(&mut self.lock().names_changed) {
