@@ -110,16 +110,16 @@ impl Chunks {
         let mut open = self.lock_with_room(offset)?;
         let chunk = match open.used(offset) {
             Some(chunk) => chunk,
-            None => match self.open_file(offset)? {
-                Some(chunk) => open.keep(chunk),
-                None => {
-                    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-                    let file = self.open_by_name(offset, flags);
-                    let file = file.map_err(|errno| self.failed("create", offset, errno.into()))?;
-                    open.names_changed = true;
-                    open.keep(Chunk::new(file, offset, false))
-                }
-            },
+            None => {
+                let chunk = match self.open_file(offset)? {
+                    Some(chunk) => chunk,
+                    None => {
+                        open.names_changed = true;
+                        self.create_file(offset)?
+                    }
+                };
+                open.keep(chunk)
+            }
         };
         if chunk.read_only {
             let message = format!("{}: this user may not write to its file {offset}", self.name);
@@ -272,6 +272,13 @@ impl Chunks {
             return Ok(Some(Chunk::new(file, offset, read_only)));
         };
         Err(Error::new(Code::Corrupt, format!("{}: its file {offset} {what}", self.name)))
+    }
+
+    fn create_file(&self, offset: u64) -> Result<Chunk> {
+        // Not exclusively: another process may share the store, and what it creates is as empty.
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = self.open_by_name(offset, flags);
+        Ok(Chunk::new(file.map_err(|errno| self.failed("create", offset, errno.into()))?, offset, false))
     }
 
     fn length(&self, chunk: &Chunk) -> Result<u64> {
