@@ -14,7 +14,7 @@ include := $(DESTDIR)$(PREFIX)/include
 bin := $(DESTDIR)$(PREFIX)/bin
 man := $(DESTDIR)$(PREFIX)/share/man/man1
 
-.PHONY: help setup build demo demo-nbd test test-rust test-c test-command test-guest bench install uninstall lint clean
+.PHONY: help setup build demo demo-nbd test test-rust test-c test-command test-guest test-qemu bench install uninstall lint clean
 
 help:
 	@echo 'make setup       install what is missing (as root; else it says what to install)'
@@ -22,6 +22,7 @@ help:
 	@echo 'make demo        a SQLite database at a server as a file and as memory, every byte compared'
 	@echo 'make demo-nbd    the same on a real /dev/nbdX, in a User-Mode Linux guest'
 	@echo 'make test        all tests (parts: test-rust test-c test-command test-guest)'
+	@echo 'make test-qemu   the device tests on a stock Debian kernel in QEMU, some 20 minutes'
 	@echo 'make bench       figures, each beside a floor or a peer of the same run'
 	@echo 'make install     PREFIX=$(PREFIX) DESTDIR=: the r3map command and its manual, libr3map, r3map.h, r3map.pc'
 	@echo 'make uninstall   with the same PREFIX and DESTDIR'
@@ -54,6 +55,10 @@ test:
 test-rust test-c test-command test-guest: test-%:
 	@scripts/setup test
 	tests/run $*
+
+test-qemu:
+	@scripts/setup qemu
+	tests/run qemu
 
 bench:
 	@scripts/setup bench

@@ -235,3 +235,14 @@ fn without_permission_to_write_a_store_is_read_only_and_one_without_permission_t
     assert_eq!(backend.write_at(b"x", 0).unwrap_err().code(), Code::ReadOnly);
     assert_eq!(backend.zero_at(0, 10).unwrap_err().code(), Code::ReadOnly);
 }
+
+#[test]
+fn a_store_is_the_same_region_at_every_opening_and_another_in_its_place_is_not() {
+    let scratch = Scratch::new();
+    let at = scratch.path().join("store");
+    let identity = || open(&url(&at, "size=1MiB")).unwrap().info().identity.unwrap();
+    let first = identity();
+    assert_eq!(identity(), first);
+    fs::rename(&at, scratch.path().join("aside")).unwrap();
+    assert_ne!(identity(), first);
+}

@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
+use crate::backend::file::File;
 use crate::backend::memory::punch;
 use crate::backend::{Backend, Info};
 use crate::buffer::Buffer;
@@ -30,7 +31,8 @@ const CHUNKS: std::ops::RangeInclusive<u64> = 512..=1 << 30;
 /// How many names of a directory without a record are looked at when it is opened.
 const GLANCE: usize = 256;
 
-/// A directory of this host. `sync` is fdatasync of each file written and fsync of the directory.
+/// A directory of this host. `sync` is fdatasync of each file written and fsync of the directory; the first one
+/// after opening is syncfs too, for what a process that died had written.
 pub struct Directory {
     info: Info,
     chunk: u64,
@@ -71,7 +73,8 @@ impl Directory {
             None => wanted.found(&path, &directory, read_only)?,
         };
         let chunk_size = chunk.next_power_of_two().clamp(4 << 10, 32 << 20) as u32;
-        let info = Info { read_only, chunk_size, ..Info::local(name, size) };
+        let identity = Some(File::identity_of(&directory, name)?);
+        let info = Info { read_only, chunk_size, identity, ..Info::local(name, size) };
         Ok(Directory { chunks: Chunks::new(directory, name, size, chunk, read_only), info, chunk })
     }
 

@@ -52,9 +52,9 @@ impl File {
         Ok(File { info: Info { read_only, identity, ..Info::local(name, size) }, file })
     }
 
-    /// The same for one file at every opening, also after a restart of the host, and another for a file that
+    /// The same for one file (or directory) at every opening, also after a restart of the host, and another for a file that
     /// took its place under the same path.
-    fn identity_of(file: &std::fs::File, name: &str) -> Result<[u8; 16]> {
+    pub(crate) fn identity_of(file: &std::fs::File, name: &str) -> Result<[u8; 16]> {
         let metadata = file.metadata().map_err(|error| Error::io(format!("look at {name}"), error))?;
         let born = metadata.created().ok().and_then(|born| born.duration_since(UNIX_EPOCH).ok());
         // Device numbers move at a reboot: they stand in only where no time of birth tells two inodes apart.

@@ -14,6 +14,8 @@ use crate::random::Random;
 pub enum Kind {
     Memory,
     File,
+    /// One file a chunk, of an odd size now and then.
+    Directory,
     /// Slow, in any order, and now and then away for a moment.
     Slow,
     /// The same, and a write may be refused for good; the next one may not.
@@ -37,9 +39,17 @@ impl Store {
         let size = bytes.len() as u64;
         let memory = Arc::new(Memory::new(size).unwrap());
         memory.write_at(bytes, 0).unwrap();
-        let file = std::env::temp_dir().join(format!("r3map-model-{}-{seed}-{size}", std::process::id()));
+        // Tests beside this one have stores of the same seed.
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let file = std::env::temp_dir().join(format!("r3map-model-{}-{number}", std::process::id()));
         if matches!(kind, Kind::File) {
             std::fs::write(&file, bytes).unwrap();
+        }
+        if matches!(kind, Kind::Directory) {
+            let chunk = Random::new(seed).one_of(&[4096, 5000, 65_536, 1 << 20]);
+            let url = format!("dir://{}?size={size}&chunk={chunk}", file.display());
+            r3map_core::backend::open(&url, &BackendOptions::default()).unwrap().write_at(bytes, 0).unwrap();
         }
         let served = matches!(kind, Kind::Remote).then(|| {
             let server = Server::new(ServerOptions::default()).unwrap();
@@ -59,6 +69,7 @@ impl Store {
         match self.kind {
             Kind::Memory => self.memory.clone(),
             Kind::File => open(&format!("file://{}", self.file.display())),
+            Kind::Directory => open(&format!("dir://{}", self.file.display())),
             Kind::Slow => slow(false),
             Kind::Failing => slow(true),
             Kind::Remote => open(&self.served.as_ref().unwrap().1),
@@ -71,7 +82,10 @@ impl Store {
             return std::fs::read(&self.file).unwrap();
         }
         let mut bytes = vec![0; self.size as usize];
-        self.memory.read_at(&mut bytes, 0).unwrap();
+        match self.kind {
+            Kind::Directory => self.open(&mut Random::new(1)).read_at(&mut bytes, 0).unwrap(),
+            _ => self.memory.read_at(&mut bytes, 0).unwrap(),
+        }
         bytes
     }
 }
@@ -82,6 +96,7 @@ impl Drop for Store {
             let _ = server.close();
         }
         let _ = std::fs::remove_file(&self.file);
+        let _ = std::fs::remove_dir_all(&self.file);
     }
 }
 

@@ -73,6 +73,8 @@ struct Open {
     uses: u64,
     /// Files were created or removed since the directory was last synced.
     names_changed: bool,
+    /// What a process before this one wrote is known to be durable: it may have died before it could sync.
+    inherited_synced: bool,
 }
 
 /// The first failure to write back. The kernel drops such bytes and says so once: it stays.
@@ -108,16 +110,16 @@ impl Chunks {
         let mut open = self.lock_with_room(offset)?;
         let chunk = match open.used(offset) {
             Some(chunk) => chunk,
-            None => match self.open_file(offset)? {
-                Some(chunk) => open.keep(chunk),
-                None => {
-                    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-                    let file = self.open_by_name(offset, flags);
-                    let file = file.map_err(|errno| self.failed("create", offset, errno.into()))?;
-                    open.names_changed = true;
-                    open.keep(Chunk::new(file, offset, false))
-                }
-            },
+            None => {
+                let chunk = match self.open_file(offset)? {
+                    Some(chunk) => chunk,
+                    None => {
+                        open.names_changed = true;
+                        self.create_file(offset)?
+                    }
+                };
+                open.keep(chunk)
+            }
         };
         if chunk.read_only {
             let message = format!("{}: this user may not write to its file {offset}", self.name);
@@ -183,6 +185,14 @@ impl Chunks {
     /// Makes every write, creation and removal acknowledged before this call durable.
     pub fn sync(&self) -> Result<()> {
         let mut lost = self.syncing.lock().unwrap_or_else(|e| e.into_inner());
+        let inherited = !self.read_only && !self.lock().inherited_synced;
+        if inherited {
+            let synced = nix::unistd::syncfs(self.directory.as_fd());
+            let synced =
+                synced.map_err(|errno| Error::io(format!("{}: sync its file system", self.name), errno.into()));
+            synced.inspect_err(|error| *lost = Some(error.clone()))?;
+            self.lock().inherited_synced = true;
+        }
         self.sync_files(&mut lost)?;
         // After the files, so that no name stands for bytes that are not there yet.
         if std::mem::take(&mut self.lock().names_changed) {
@@ -262,6 +272,13 @@ impl Chunks {
             return Ok(Some(Chunk::new(file, offset, read_only)));
         };
         Err(Error::new(Code::Corrupt, format!("{}: its file {offset} {what}", self.name)))
+    }
+
+    fn create_file(&self, offset: u64) -> Result<Chunk> {
+        // Not exclusively: another process may share the store, and what it creates is as empty.
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = self.open_by_name(offset, flags);
+        Ok(Chunk::new(file.map_err(|errno| self.failed("create", offset, errno.into()))?, offset, false))
     }
 
     fn length(&self, chunk: &Chunk) -> Result<u64> {
