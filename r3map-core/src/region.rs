@@ -23,6 +23,8 @@ use crate::sync::atomic::{AtomicU64, Ordering, fence};
 use crate::sync::{Mutex, MutexGuard, RwLock, pause, point};
 
 pub mod push;
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests;
 
 /// The most pages one request moves: 32 MiB, as long as a request may be.
 const LONGEST_FETCH: u64 = (32 << 20) / PAGE;
