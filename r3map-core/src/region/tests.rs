@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::backend::memory::memory_file;
+use crate::backend::{Operation, Request};
 use crate::cancel::{Limit, Waiter};
 
 const PAGES: u64 = 4;
