@@ -5,7 +5,6 @@
 //! that finds its pages here takes no lock and no allocation; one that does not is parked in the fetch that
 //! brings them and tried again when that has landed.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -13,21 +12,25 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::backend::memory::punch;
-use crate::backend::{Backend, Completion, Info, Operation, Priority, Reply, Request, short_reply};
+use crate::backend::{Backend, Completion, Info, Reply};
 use crate::buffer::Buffer;
 use crate::error::{Code, Error, Result};
 use crate::page::{Change, PAGE, PageStates, Set, State};
+use crate::region::fetch::Fetches;
 use crate::region::push::Pushes;
 use crate::stats::Figures;
 use crate::sync::atomic::{AtomicU64, Ordering, fence};
-use crate::sync::{Mutex, MutexGuard, RwLock, pause, point};
+use crate::sync::{Mutex, RwLock, pause, point};
 
+pub mod fetch;
 pub mod push;
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests;
+
+pub use fetch::{Ahead, Want};
 
 /// The most pages one request moves: 32 MiB, as long as a request may be.
 const LONGEST_FETCH: u64 = (32 << 20) / PAGE;
-/// What a demand asks for again when bulk already has it under way: 64 KiB.
-const ASKED_AGAIN: u64 = (64 << 10) / PAGE;
 
 /// A mapping of the kept pages whose faults are served by a device.
 pub trait Window: Send + Sync {
@@ -37,43 +40,6 @@ pub trait Window: Send + Sync {
     /// Tells of every run of pages written through the mapping since it was last asked, and re-arms them
     /// first, so that a write after that is told the next time. Only looks at these pages.
     fn collect(&self, pages: Range<u64>, written: &mut dyn FnMut(Range<u64>)) -> Result<()>;
-}
-
-/// Called once when a fetch has landed; it looks again at what it waited for.
-type Waiting = Box<dyn FnOnce(Result<()>) + Send>;
-
-/// A request for a run of pages that is under way.
-struct Fetch {
-    pages: Range<u64>,
-    priority: Priority,
-    /// Pages that a writer overtook: what the request brings for them is old.
-    lost: Vec<Range<u64>>,
-    waiting: Vec<Waiting>,
-}
-
-/// A fetch by its first page and its number.
-type Key = (u64, u64);
-
-/// Fetches under way.
-#[derive(Default)]
-struct Fetches {
-    next: u64,
-    by_page: BTreeMap<Key, Fetch>,
-}
-
-impl Fetches {
-    fn start(&mut self, pages: Range<u64>, priority: Priority) -> Key {
-        self.next += 1;
-        let key = (pages.start, self.next);
-        self.by_page.insert(key, Fetch { pages, priority, lost: Vec::new(), waiting: Vec::new() });
-        key
-    }
-
-    /// Every fetch under way that brings some page of the range.
-    fn covering(&mut self, pages: Range<u64>) -> impl Iterator<Item = (&Key, &mut Fetch)> {
-        let first = (pages.start.saturating_sub(LONGEST_FETCH), 0);
-        self.by_page.range_mut(first..(pages.end, 0)).filter(move |(_, fetch)| fetch.pages.end > pages.start)
-    }
 }
 
 /// The kept part of a region over its backend.
@@ -92,14 +58,7 @@ pub struct Region {
     pub(crate) figures: Figures,
 }
 
-const FETCH: Change = Change::of(&[(State::Absent, State::Fetching)]);
-const LAND: Change = Change::of(&[(State::Fetching, State::Filling)]);
-const FILLED: Change = Change::of(&[(State::Filling, State::Clean)]);
-const FILLED_ZERO: Change = Change::of(&[(State::Filling, State::Zero)]);
 const FILLED_DIRTY: Change = Change::of(&[(State::Filling, State::Dirty)]);
-const UNFILLED: Change = Change::of(&[(State::Filling, State::Absent)]);
-const GIVE_UP: Change = Change::of(&[(State::Fetching, State::Absent)]);
-const FETCH_AGAIN: Change = Change::of(&[(State::Filling, State::Fetching)]);
 /// A write to stored bytes, after the bytes.
 const WRITTEN: Change =
     Change::of(&[(State::Clean, State::Dirty), (State::Pushing, State::Redirtied), (State::Evicting, State::Dirty)]);
@@ -180,10 +139,6 @@ impl Region {
     /// The bytes of a run of pages, cut at the region's end.
     pub fn bytes_of(&self, pages: &Range<u64>) -> Range<u64> {
         pages.start * PAGE..(pages.end * PAGE).min(self.info.size)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Fetches> {
-        self.fetches.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// The state of a page once nobody is filling it; filling never waits for anything remote.
@@ -444,209 +399,6 @@ impl Region {
         punched
     }
 
-    /// Tells fetches under way that what they bring for these pages is old.
-    fn lose(&self, pages: Range<u64>) {
-        for (_, fetch) in self.lock().covering(pages.clone()) {
-            fetch.lost.push(pages.clone());
-        }
-    }
-
-    /// Starts fetching what is missing of `pages`, and runs `again` when the first of it has landed.
-    fn bring(
-        self: &Arc<Self>,
-        pages: Range<u64>,
-        wait: Wait,
-        ahead: Ahead,
-        again: impl FnOnce(&Arc<Region>, Wait, Ahead) + Send + 'static,
-    ) {
-        let Some(missing) = self.states.next_run(pages.clone(), Set::MISSING) else {
-            return again(self, wait, ahead);
-        };
-        let region = self.clone();
-        let (first, deadline) = (missing.start, wait.deadline);
-        let want = ahead(first);
-        let waiting: Waiting = Box::new(move |landed| match landed {
-            Ok(()) => again(&region, wait, ahead),
-            // Somebody else's deadline is not ours.
-            Err(error) if error.code() == Code::Timeout && deadline.is_none_or(|d| Instant::now() < d) => {
-                again(&region, wait, ahead)
-            }
-            Err(error) => wait.completion.complete(Err(error)),
-        });
-        let want = Want { pages: want.pages.start.min(first)..want.pages.end.max(pages.end), ..want };
-        self.demand(first, want, deadline, waiting);
-    }
-
-    /// Asks for a page that somebody waits for, and parks `waiting` in the fetch that brings it.
-    pub fn demand(self: &Arc<Self>, page: u64, want: Want, deadline: Option<Instant>, waiting: Waiting) {
-        let mut started = Vec::new();
-        let mut waiting = Some(waiting);
-        {
-            let mut fetches = self.lock();
-            self.start(&mut fetches, want.pages, Priority::Demand, &mut started);
-            // Looked at under the lock: a page on its way has a fetch to park in.
-            if self.states.get(page) == State::Fetching {
-                let key = self.fetch_for(&mut fetches, page, want.again, &mut started);
-                if let Some(fetch) = fetches.by_page.get_mut(&key) {
-                    fetch.waiting.extend(waiting.take());
-                }
-            }
-        }
-        if let Some(waiting) = waiting {
-            waiting(Ok(()));
-        }
-        self.request_all(started, Priority::Demand, deadline);
-    }
-
-    /// Asks for every absent page of the run in the background; says how many bytes that are.
-    pub fn fetch(self: &Arc<Self>, pages: Range<u64>, deadline: Option<Instant>) -> u64 {
-        let mut started = Vec::new();
-        self.start(&mut self.lock(), pages, Priority::Bulk, &mut started);
-        let bytes = started.iter().map(|(_, run)| (run.end - run.start) * PAGE).sum();
-        self.bulk.fetch_add(bytes, Ordering::SeqCst);
-        self.request_all(started, Priority::Bulk, deadline);
-        bytes
-    }
-
-    /// Bytes of background fetches under way.
-    pub fn fetching_bytes(&self) -> u64 {
-        self.bulk.load(Ordering::SeqCst)
-    }
-
-    fn start(
-        &self,
-        fetches: &mut Fetches,
-        pages: Range<u64>,
-        priority: Priority,
-        started: &mut Vec<(Key, Range<u64>)>,
-    ) {
-        let longest = u64::from(self.info.max_request.min(self.info.chunk_size)) / PAGE;
-        let longest = longest.clamp(1, LONGEST_FETCH);
-        self.states.change(pages.start..pages.end.min(self.states.pages()), &FETCH, |run, _, _| {
-            let mut start = run.start;
-            while start < run.end {
-                // Cut where chunks are cut, so that whole chunks stay whole.
-                let end = run.end.min((start / longest + 1) * longest);
-                started.push((fetches.start(start..end, priority), start..end));
-                start = end;
-            }
-        });
-    }
-
-    /// The fetch to wait in for a page on its way. A demand that should not queue behind bulk asks again for a
-    /// little around the page.
-    fn fetch_for(&self, fetches: &mut Fetches, page: u64, again: bool, started: &mut Vec<(Key, Range<u64>)>) -> Key {
-        let mut bulk = None;
-        for (key, fetch) in fetches.covering(page..page + 1) {
-            if fetch.priority == Priority::Demand {
-                return *key;
-            }
-            bulk = Some(*key);
-        }
-        if let Some(key) = bulk.filter(|_| !again) {
-            return key;
-        }
-        let end = (page / ASKED_AGAIN + 1) * ASKED_AGAIN;
-        let fetching = self.states.next_run(page..end.min(self.states.pages()), Set::of(&[State::Fetching]));
-        let run = fetching.filter(|run| run.start == page).unwrap_or(page..page + 1);
-        let key = fetches.start(run.clone(), Priority::Demand);
-        started.push((key, run));
-        key
-    }
-
-    fn request_all(self: &Arc<Self>, started: Vec<(Key, Range<u64>)>, priority: Priority, deadline: Option<Instant>) {
-        for (key, run) in started {
-            self.request(key, run, priority, deadline);
-        }
-    }
-
-    fn request(self: &Arc<Self>, key: Key, pages: Range<u64>, priority: Priority, deadline: Option<Instant>) {
-        let bytes = self.bytes_of(&pages);
-        let region = self.clone();
-        self.backend.clone().submit(Request {
-            operation: Operation::Read { offset: bytes.start, buffer: Buffer::new((bytes.end - bytes.start) as usize) },
-            priority,
-            deadline,
-            completion: Completion::new(move |outcome| region.land(key, outcome)),
-        });
-    }
-
-    /// Takes what a fetch brought.
-    fn land(&self, key: Key, outcome: Result<Reply>) {
-        let Some(pages) = self.lock().by_page.get(&key).map(|fetch| fetch.pages.clone()) else { return };
-        let bytes = self.bytes_of(&pages);
-        let landed = match outcome {
-            Ok(Reply::Data(data)) if data.len() as u64 == bytes.end - bytes.start => {
-                self.figures.pulled.add(data.len() as u64);
-                self.fill_landed(key, pages.clone(), Some(&data))
-            }
-            Ok(Reply::Zeroes) => self.fill_landed(key, pages.clone(), None),
-            Ok(_) => Err(short_reply(&self.info)),
-            Err(error) => Err(error),
-        };
-        let waiting = {
-            let mut fetches = self.lock();
-            let fetch = fetches.by_page.remove(&key);
-            // Also after success: a page may have become absent and been asked for again under this fetch.
-            self.give_up(&mut fetches, pages);
-            if let Err(error) = &landed {
-                self.figures.fetch_failed(error);
-            }
-            let fetch = fetch.map(|fetch| {
-                if fetch.priority == Priority::Bulk {
-                    self.bulk.fetch_sub((fetch.pages.end - fetch.pages.start) * PAGE, Ordering::SeqCst);
-                }
-                fetch.waiting
-            });
-            fetch.unwrap_or_default()
-        };
-        self.figures.landed.signal();
-        for waiting in waiting {
-            waiting(landed.clone());
-        }
-    }
-
-    /// Puts bytes (or zero) into those pages of a fetch that still wait for them and were not overtaken.
-    fn fill_landed(&self, key: Key, pages: Range<u64>, data: Option<&[u8]>) -> Result<()> {
-        let mut runs = Vec::new();
-        self.states.change(pages.clone(), &LAND, |run, _, _| runs.push(run));
-        // Looked at after the pages are ours: whoever overtook one had it before us and said so first.
-        let lost = self.lock().by_page.get(&key).map_or(Vec::new(), |fetch| fetch.lost.clone());
-        let mut outcome = Ok(());
-        for run in runs.iter().flat_map(|run| split(run.clone(), &lost)) {
-            let (run, is_lost) = run;
-            if is_lost {
-                let mut fetches = self.lock();
-                let others = fetches.covering(run.clone()).any(|(other, _)| *other != key);
-                self.states.change(run, if others { &FETCH_AGAIN } else { &UNFILLED }, |_, _, _| {});
-                continue;
-            }
-            match data {
-                None => {
-                    self.states.change(run, &FILLED_ZERO, |_, _, _| {});
-                }
-                Some(data) => {
-                    let part = self.bytes_of(&run);
-                    let base = pages.start * PAGE;
-                    let filled = self.fill(&data[(part.start - base) as usize..(part.end - base) as usize], part.start);
-                    self.states.change(run, if filled.is_ok() { &FILLED } else { &UNFILLED }, |_, _, _| {});
-                    outcome = outcome.and(filled);
-                }
-            }
-        }
-        outcome
-    }
-
-    /// After a fetch: pages still asked for that no other fetch brings are absent again.
-    fn give_up(&self, fetches: &mut Fetches, pages: Range<u64>) {
-        let brought: Vec<_> = fetches.covering(pages.clone()).map(|(_, fetch)| fetch.pages.clone()).collect();
-        for (run, others) in split(pages, &brought) {
-            if !others {
-                self.states.change(run, &GIVE_UP, |_, _, _| {});
-            }
-        }
-    }
-
     /// Fills a page from a local backend at once, without a fetch: `None` if it must be fetched or another
     /// thread was faster.
     pub fn fill_now(&self, page: u64, scratch: &mut [u8]) -> Option<Result<()>> {
@@ -722,29 +474,4 @@ pub struct Wait {
     pub completion: Completion,
     /// When to give up.
     pub deadline: Option<Instant>,
-}
-
-/// What to fetch for a page that was missed.
-pub struct Want {
-    /// The page and what belongs with it.
-    pub pages: Range<u64>,
-    /// Ask again for a page that bulk has under way, rather than wait for that.
-    pub again: bool,
-}
-
-/// Says what to fetch for a missed page: the puller.
-pub type Ahead = Arc<dyn Fn(u64) -> Want + Send + Sync>;
-
-/// Splits a run at the edges of the marked ranges and says of each piece whether it is marked.
-fn split(run: Range<u64>, marks: &[Range<u64>]) -> Vec<(Range<u64>, bool)> {
-    if marks.is_empty() {
-        return vec![(run, false)];
-    }
-    let mut edges = vec![run.start, run.end];
-    let inside = |edge: &u64| *edge > run.start && *edge < run.end;
-    edges.extend(marks.iter().flat_map(|mark| [mark.start, mark.end]).filter(inside));
-    edges.sort_unstable();
-    edges.dedup();
-    let marked = |piece: &Range<u64>| marks.iter().any(|mark| mark.start <= piece.start && piece.end <= mark.end);
-    edges.windows(2).map(|pair| pair[0]..pair[1]).map(|piece| (piece.clone(), marked(&piece))).collect()
 }

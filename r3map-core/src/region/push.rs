@@ -124,10 +124,10 @@ impl Region {
             self.settled(run.start);
             let mut at = run.start;
             self.states().change(run.clone(), change, |changed, _, _| {
-                left.extend((at < changed.start).then(|| at..changed.start));
+                left.extend((at < changed.start).then_some(at..changed.start));
                 at = changed.end;
             });
-            left.extend((at < run.end).then(|| at..run.end));
+            left.extend((at < run.end).then_some(at..run.end));
         }
         if outcome.is_ok() {
             self.figures.pushed.add(length);

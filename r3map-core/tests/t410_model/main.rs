@@ -216,13 +216,14 @@ impl Run {
             let mut seen = vec![0; self.model.len()];
             self.view.read(&mut seen, 0);
             for (start, data) in &writes {
-                for at in *start as usize..*start as usize + data.len() {
-                    let covers = |(start, data): &(u64, Vec<u8>)| {
-                        (*start as usize..*start as usize + data.len()).contains(&at) && data[0] == seen[at]
+                let place = *start as usize..*start as usize + data.len();
+                for (at, value) in place.clone().zip(&seen[place.clone()]) {
+                    let wrote = |(start, data): &(u64, Vec<u8>)| {
+                        (*start as usize..*start as usize + data.len()).contains(&at) && data[0] == *value
                     };
-                    assert!(writes.iter().any(covers), "{} at {at} was written by nobody", seen[at]);
-                    self.model[at] = seen[at];
+                    assert!(writes.iter().any(wrote), "{value} at {at} was written by nobody");
                 }
+                self.model[place.clone()].copy_from_slice(&seen[place]);
             }
             self.expect("a read of all", &seen, 0);
         }
