@@ -292,27 +292,18 @@ pub fn read(backend: &Arc<dyn Backend>, buffer: &mut [u8], offset: u64, limit: &
     }
     let info = backend.info();
     let step = transfer_size(info);
-    let mut pieces = buffer.chunks_mut(step).enumerate();
-    let mut flight = std::collections::VecDeque::new();
-    loop {
-        while flight.len() < info.concurrency.max(1) as usize {
-            let Some((index, piece)) = pieces.next() else { break };
-            let (waiter, notifier) = Waiter::new();
-            backend.clone().submit(Request {
-                operation: Operation::Read { offset: offset + (index * step) as u64, buffer: Buffer::new(piece.len()) },
-                priority: Priority::Demand,
-                deadline: limit.deadline,
-                completion: Completion::new(move |outcome| notifier.notify(outcome)),
-            });
-            flight.push_back((waiter, piece));
-        }
-        let Some((waiter, piece)) = flight.pop_front() else { return Ok(()) };
-        match waiter.wait(limit, "read")?? {
+    let asked = |(index, piece): &(usize, &mut [u8])| Operation::Read {
+        offset: offset + (index * step) as u64,
+        buffer: Buffer::new(piece.len()),
+    };
+    pipeline(backend, buffer.chunks_mut(step).enumerate(), asked, limit, "read", |(_, piece), reply| {
+        match reply {
             Reply::Data(data) if data.len() == piece.len() => piece.copy_from_slice(&data),
             Reply::Zeroes => piece.fill(0),
             Reply::Data(_) | Reply::Done => return Err(short_reply(info)),
         }
-    }
+        Ok(())
+    })
 }
 
 /// Writes to any backend and waits, as [`read`] reads. On an error some of the bytes may be stored.
@@ -320,24 +311,40 @@ pub fn write(backend: &Arc<dyn Backend>, data: &[u8], offset: u64, limit: &Limit
     if let Some(outcome) = backend.try_write_at(data, offset) {
         return outcome;
     }
-    let info = backend.info();
-    let step = transfer_size(info);
-    let mut pieces = data.chunks(step).enumerate();
+    let step = transfer_size(backend.info());
+    let asked = |(index, piece): &(usize, &[u8])| Operation::Write {
+        offset: offset + (index * step) as u64,
+        data: Buffer::copy_of(piece),
+    };
+    pipeline(backend, data.chunks(step).enumerate(), asked, limit, "write", |_, _| Ok(()))
+}
+
+/// Submits an operation for each piece, with as many under way as the backend has use for, and takes the
+/// replies in order.
+fn pipeline<P>(
+    backend: &Arc<dyn Backend>,
+    mut pieces: impl Iterator<Item = P>,
+    operation: impl Fn(&P) -> Operation,
+    limit: &Limit,
+    what: &str,
+    mut take: impl FnMut(P, Reply) -> Result<()>,
+) -> Result<()> {
+    let most = backend.info().concurrency.max(1) as usize;
     let mut flight = std::collections::VecDeque::new();
     loop {
-        while flight.len() < info.concurrency.max(1) as usize {
-            let Some((index, piece)) = pieces.next() else { break };
+        while flight.len() < most {
+            let Some(piece) = pieces.next() else { break };
             let (waiter, notifier) = Waiter::new();
             backend.clone().submit(Request {
-                operation: Operation::Write { offset: offset + (index * step) as u64, data: Buffer::copy_of(piece) },
+                operation: operation(&piece),
                 priority: Priority::Demand,
                 deadline: limit.deadline,
                 completion: Completion::new(move |outcome| notifier.notify(outcome)),
             });
-            flight.push_back(waiter);
+            flight.push_back((waiter, piece));
         }
-        let Some(waiter) = flight.pop_front() else { return Ok(()) };
-        waiter.wait(limit, "write")??;
+        let Some((waiter, piece)) = flight.pop_front() else { return Ok(()) };
+        take(piece, waiter.wait(limit, what)??)?;
     }
 }
 

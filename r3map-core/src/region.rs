@@ -14,6 +14,7 @@ use std::time::Instant;
 use crate::backend::memory::punch;
 use crate::backend::{Backend, Completion, Info, Reply};
 use crate::buffer::Buffer;
+use crate::cancel::Limit;
 use crate::error::{Code, Error, Result};
 use crate::page::{Change, PAGE, PageStates, Set, State};
 use crate::region::fetch::Fetches;
@@ -27,7 +28,7 @@ pub mod push;
 #[cfg(all(test, not(feature = "shuttle")))]
 mod tests;
 
-pub use fetch::{Ahead, Want};
+pub use fetch::{Ahead, Waiting, Want};
 
 /// The most pages one request moves: 32 MiB, as long as a request may be.
 const LONGEST_FETCH: u64 = (32 << 20) / PAGE;
@@ -40,6 +41,21 @@ pub trait Window: Send + Sync {
     /// Tells of every run of pages written through the mapping since it was last asked, and re-arms them
     /// first, so that a write after that is told the next time. Only looks at these pages.
     fn collect(&self, pages: Range<u64>, written: &mut dyn FnMut(Range<u64>)) -> Result<()>;
+}
+
+/// A region together with who decides what to fetch and push when: what a device serves that maps its pages.
+pub trait Paged: Backend {
+    /// The pages.
+    fn pages(&self) -> &Arc<Region>;
+
+    /// Asks for a page that a mapping was touched at; `landed` looks again.
+    fn demand(&self, page: u64, landed: Waiting);
+
+    /// A page that was touched is filled already: time to fetch what a sequential reader will touch next.
+    fn filled(&self, page: u64);
+
+    /// Pushes what is dirty now and waits until the backend has it; it may not be durable there yet.
+    fn push_all(&self, limit: &Limit) -> Result<()>;
 }
 
 /// The kept part of a region over its backend.

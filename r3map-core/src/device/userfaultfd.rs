@@ -22,9 +22,8 @@ use crate::buffer::Buffer;
 use crate::cancel::Limit;
 use crate::device::{Attach, Device, Kind};
 use crate::error::{Code, Error, Result};
-use crate::mount::managed::Managed;
 use crate::page::{PAGE, Set, State};
-use crate::region::{Region, Window};
+use crate::region::{Paged, Region, Window};
 use crate::thread;
 
 mod area;
@@ -118,7 +117,7 @@ pub struct Userfaultfd {
 
 /// What the serving thread and those who install pages share.
 struct Served {
-    region: Arc<Managed>,
+    region: Arc<dyn Paged>,
     descriptor: Descriptor,
     writes: Writes,
     mapping: Area,
@@ -129,7 +128,7 @@ struct Served {
 }
 
 /// Attaches a slice to a region that keeps its pages in a file in memory.
-pub fn attach(region: Arc<Managed>, user_mode: bool, how: &Attach) -> Result<Arc<dyn Device>> {
+pub fn attach(region: Arc<dyn Paged>, user_mode: bool, how: &Attach) -> Result<Arc<dyn Device>> {
     let size = region.pages().info().size;
     if size == 0 {
         return Err(Error::new(Code::InvalidArgument, format!("{}: a slice of no bytes cannot be mapped", how.name)));
@@ -231,11 +230,12 @@ impl Served {
                 None => {}
             }
             let served = self.clone();
-            return self.region.demand(page, move |landed| match landed {
+            let again = move |landed: Result<()>| match landed {
                 // Mapped by whoever brought it, unless it turned out to be zero or changed again.
                 Ok(()) => served.fault(page, false, &mut [0; PAGE as usize]),
                 Err(error) => served.fail(page, &error),
-            });
+            };
+            return self.region.demand(page, Box::new(again));
         }
     }
 

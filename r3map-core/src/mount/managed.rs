@@ -15,7 +15,7 @@ use crate::mount::puller::Puller;
 use crate::mount::pusher::Pusher;
 use crate::options::MountOptions;
 use crate::page::{PAGE, Set};
-use crate::region::{Ahead, Region, Wait};
+use crate::region::{Ahead, Paged, Region, Wait, Waiting};
 use crate::stats::Stats;
 
 /// How much a blocking pull asks for at once.
@@ -64,31 +64,8 @@ impl Managed {
         self.pusher.stop();
     }
 
-    /// The pages kept here.
-    pub fn pages(&self) -> &Arc<Region> {
-        &self.region
-    }
-
-    /// Asks for a page that a mapping was touched at; `landed` looks again.
-    pub fn demand(&self, page: u64, landed: impl FnOnce(Result<()>) + Send + 'static) {
-        let want = self.puller.missed(page);
-        self.region.demand(page, want, self.deadline(), Box::new(landed));
-    }
-
-    /// A page that was missed is filled already: fetches what a sequential reader will miss next.
-    pub fn filled(&self, page: u64) {
-        if let Some(ahead) = self.puller.sequential(page) {
-            self.region.fetch(page + 1..page + 1 + ahead, self.deadline());
-        }
-    }
-
     fn deadline(&self) -> Option<Instant> {
         self.puller.deadline()
-    }
-
-    /// Pushes what is dirty now and waits until the backend has it; it may not be durable there yet.
-    pub fn push_all(&self, limit: &Limit) -> Result<()> {
-        if self.info.read_only { Ok(()) } else { self.pusher.push_all(limit) }
     }
 
     /// Makes a range resident.
@@ -169,6 +146,27 @@ impl Managed {
         }
         self.push_all(limit)?;
         backend::call(self.region.backend(), Operation::Sync, limit, "sync").map(drop)
+    }
+}
+
+impl Paged for Managed {
+    fn pages(&self) -> &Arc<Region> {
+        &self.region
+    }
+
+    fn demand(&self, page: u64, landed: Waiting) {
+        let want = self.puller.missed(page);
+        self.region.demand(page, want, self.deadline(), landed);
+    }
+
+    fn filled(&self, page: u64) {
+        if let Some(ahead) = self.puller.sequential(page) {
+            self.region.fetch(page + 1..page + 1 + ahead, self.deadline());
+        }
+    }
+
+    fn push_all(&self, limit: &Limit) -> Result<()> {
+        if self.info.read_only { Ok(()) } else { self.pusher.push_all(limit) }
     }
 }
 

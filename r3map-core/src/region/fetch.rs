@@ -36,7 +36,7 @@ pub struct Want {
 pub type Ahead = Arc<dyn Fn(u64) -> Want + Send + Sync>;
 
 /// Called once when a fetch has landed; it looks again at what it waited for.
-type Waiting = Box<dyn FnOnce(Result<()>) + Send>;
+pub type Waiting = Box<dyn FnOnce(Result<()>) + Send>;
 
 /// A request for a run of pages that is under way.
 struct Fetch {
