@@ -217,6 +217,9 @@ pub trait Backend: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Says that no more writes are to come: another may have the writer's place. A later write takes it again.
+    fn release(&self) {}
+
     /// Lets go of what it holds; every later call fails `closed`. Does not sync.
     fn close(&self) -> Result<()> {
         Ok(())

@@ -41,6 +41,9 @@ struct Inner {
     gate: Gate,
     counters: Counters,
     events: Arc<Events>,
+    backend: Arc<dyn Backend>,
+    /// Whether the backend was opened for this mount alone.
+    owns_backend: bool,
     /// What devices and handle read and write.
     region: Arc<dyn Backend>,
     /// The same, where pages are kept here.
@@ -58,8 +61,12 @@ impl Mount {
         MountOptions::default()
     }
 
-    /// Mounts a backend. No device exists until one is asked for.
+    /// Mounts a backend, which stays open when the mount is closed. No device exists until one is asked for.
     pub fn open(backend: Arc<dyn Backend>, options: MountOptions) -> Result<Mount> {
+        Mount::over(backend, options, false)
+    }
+
+    fn over(backend: Arc<dyn Backend>, options: MountOptions, owns_backend: bool) -> Result<Mount> {
         options.check()?;
         let info = backend.info().clone();
         let is_managed = match options.mode {
@@ -92,7 +99,7 @@ impl Mount {
                 managed.start()?;
                 (managed.clone(), managed.clone())
             }
-            None => (Arc::new(Direct::new(backend.clone(), options.read_only)), backend),
+            None => (Arc::new(Direct::new(backend.clone(), options.read_only)), backend.clone()),
         };
         Ok(Mount {
             inner: Arc::new(Inner {
@@ -102,6 +109,8 @@ impl Mount {
                 gate: Gate::default(),
                 counters: Counters::default(),
                 events,
+                backend,
+                owns_backend,
                 region,
                 managed,
                 below,
@@ -276,7 +285,7 @@ impl Mount {
             inner.gate.open();
             return Err(error.context("the mount stays open"));
         }
-        inner.region.close()
+        inner.end()
     }
 
     /// Detaches and closes without syncing: what was not synced may be lost.
@@ -284,7 +293,7 @@ impl Mount {
         let inner = self.enter()?;
         inner.gate.shut(Code::Closed, &self.limit(), "discard")?;
         inner.detach()?;
-        inner.region.close()
+        inner.end()
     }
 
     fn enter(&self) -> Result<&Inner> {
@@ -313,6 +322,15 @@ impl Mount {
 }
 
 impl Inner {
+    /// Stops what runs in the background and lets go of the backend.
+    fn end(&self) -> Result<()> {
+        for kept in self.managed.iter().chain(self.sliced.get()) {
+            kept.stop();
+        }
+        self.backend.release();
+        if self.owns_backend { self.backend.close() } else { Ok(()) }
+    }
+
     fn check_write(&self) -> Result<()> {
         if self.info.read_only {
             return Err(Error::new(Code::ReadOnly, format!("{} is mounted read-only", self.info.name)));
@@ -434,6 +452,7 @@ impl Drop for Inner {
         if let Err(error) = self.detach() {
             tracing::warn!(%error, "a mount was dropped and its device did not detach cleanly");
         }
+        self.backend.release();
     }
 }
 
@@ -573,8 +592,8 @@ impl MountOptions {
         Mount::open(backend, self)
     }
 
-    /// Opens the backend that a URL names and mounts it.
+    /// Opens the backend that a URL names and mounts it; closing the mount closes it.
     pub fn open_url(self, url: &str, options: &BackendOptions) -> Result<Mount> {
-        Mount::open(backend::open(url, options)?, self)
+        Mount::over(backend::open(url, options)?, self, true)
     }
 }

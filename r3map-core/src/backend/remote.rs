@@ -126,6 +126,10 @@ impl Backend for Remote {
         waiter.wait(limit, "ask for the writer's lease")?.map(drop)
     }
 
+    fn release(&self) {
+        self.handle.client.release();
+    }
+
     fn close(&self) -> Result<()> {
         self.handle.client.close()
     }

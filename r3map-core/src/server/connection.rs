@@ -168,6 +168,10 @@ impl Connection {
                 Kind::Zero => self.zero(&header)?,
                 Kind::Sync => self.on_pool(&header, Operation::Sync),
                 Kind::Claim => self.answer(&header, self.claim().map(|()| Reply::Done))?,
+                Kind::Release => {
+                    self.export.lease.release(self.client);
+                    self.answer(&header, Ok(Reply::Done))?;
+                }
                 Kind::Close => return Ok(Farewell::Said),
                 other => {
                     let message = format!("a frame {other:?} makes no sense from a client that was welcomed");

@@ -65,6 +65,15 @@ impl Lease {
         }
     }
 
+    /// Gives the lease back, if this client has it.
+    pub fn release(&self, client: Identity) {
+        let mut state = self.state();
+        if state.holder.as_ref().is_some_and(|holder| holder.client == client) {
+            state.holder = None;
+            self.changed.notify_all();
+        }
+    }
+
     /// Takes the lease for a client that is connected, waiting for a holder that may still come back. While
     /// another lives, or the wait is `stopped`, it is `busy`.
     pub fn claim(&self, client: Identity, display: &str, stopped: impl Fn() -> bool) -> Result<()> {
@@ -113,6 +122,8 @@ mod tests {
         lease.leave(ONE, true);
         let error = lease.claim(TWO, "two", || false).unwrap_err();
         assert_eq!((error.code(), error.message().starts_with("one writes")), (Code::Busy, true));
+        lease.release(TWO);
+        assert_eq!(lease.claim(TWO, "two", || false).unwrap_err().code(), Code::Busy);
         lease.leave(ONE, true);
         lease.claim(TWO, "two", || false).unwrap();
         lease.arrive(ONE);

@@ -25,6 +25,8 @@ pub enum Kind {
     Sync = 0x13,
     /// Client: it means to write, so it asks for the writer's lease.
     Claim = 0x30,
+    /// Client: it writes no more, so it gives the writer's lease back.
+    Release = 0x31,
     /// Server: the bytes read.
     Data = 0x20,
     /// Server: a write, zero or sync is done.
@@ -32,7 +34,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 11] = [
+    const ALL: [Kind; 12] = [
         Kind::Hello,
         Kind::Welcome,
         Kind::Error,
@@ -42,6 +44,7 @@ impl Kind {
         Kind::Zero,
         Kind::Sync,
         Kind::Claim,
+        Kind::Release,
         Kind::Data,
         Kind::Done,
     ];
@@ -162,7 +165,9 @@ impl Header {
             Kind::Write => payload <= MAX_PAYLOAD && u64::from(payload) == self.length,
             Kind::Data if self.flags & ZEROES != 0 => payload == 0,
             Kind::Data => payload <= MAX_PAYLOAD && u64::from(payload) == self.length,
-            Kind::Close | Kind::Read | Kind::Zero | Kind::Sync | Kind::Claim | Kind::Done => payload == 0,
+            Kind::Close | Kind::Read | Kind::Zero | Kind::Sync | Kind::Claim | Kind::Release | Kind::Done => {
+                payload == 0
+            }
         };
         if fits {
             return Ok(());

@@ -12,6 +12,7 @@ use super::link::{Body, Link, Travel};
 use super::timer::Timer;
 use crate::backend::{Completion, Info, Operation, Priority, Reply, Request};
 use crate::buffer::{Buffer, is_zero};
+use crate::cancel::{Limit, Waiter};
 use crate::error::{Code, Error, Result};
 use crate::thread::{self, Process};
 use crate::wire::channel::{Channel, Packet, Payload};
@@ -21,6 +22,8 @@ use crate::wire::{self, Header, Hello, Identity, Kind, Welcome, greeting};
 
 /// How long connecting and the greeting may take.
 const GREETING_TIME: Duration = Duration::from_secs(10);
+/// How long a server may take to take the lease back.
+const RELEASE_TIME: Duration = Duration::from_secs(1);
 /// More requests at once than this fill no network the server's answers do not fill already.
 const CONCURRENCY: u32 = 64;
 
@@ -266,6 +269,7 @@ impl Client {
                 self.writer.store(true, Ordering::SeqCst);
             }
             Body::Claim => self.writer.store(true, Ordering::SeqCst),
+            Body::Release => self.writer.store(false, Ordering::SeqCst),
             Body::Sync { covers } => match &kept.lost {
                 Some(lost) => return Err(lost.clone()),
                 None => kept.synced = kept.synced.max(*covers),
@@ -281,13 +285,31 @@ impl Client {
     }
 
     /// Ends everything with `closed`; fails so itself if that was done before.
-    pub fn close(&self) -> Result<()> {
+    pub fn close(self: &Arc<Self>) -> Result<()> {
         let error = Error::new(Code::Closed, format!("{} is closed", self.info.name));
         if !self.process.is_current() || self.closed.set(()).is_err() {
             return Err(error);
         }
+        self.release();
         self.end(&error);
         Ok(())
+    }
+
+    /// Gives the lease back, so that whoever mounts next finds it free. A server that is away learns it from
+    /// the connection that ended.
+    pub fn release(self: &Arc<Self>) {
+        if !self.writer.load(Ordering::SeqCst) || !self.process.is_current() {
+            return;
+        }
+        let (waiter, notifier) = Waiter::new();
+        let limit = Limit::within(RELEASE_TIME);
+        let completion = Completion::new(move |outcome| notifier.notify(outcome));
+        let travel =
+            Travel { header: Header::new(Kind::Release, 0), body: Body::Release, deadline: limit.deadline, completion };
+        self.links[0].submit(self, travel);
+        if let Ok(Err(error)) | Err(error) = waiter.wait(&limit, "give the writer's lease back") {
+            tracing::debug!(%error, "the lease was not given back");
+        }
     }
 
     /// Fails all requests, now and later, with this error, and lets connections and threads go.

@@ -69,6 +69,8 @@ pub enum Body {
     },
     /// Nothing: it asks for the writer's lease.
     Claim,
+    /// Nothing: it gives the lease back.
+    Release,
 }
 
 struct Sent {
@@ -174,6 +176,7 @@ impl Link {
             let what = match kind {
                 Kind::Sync => "sync".to_owned(),
                 Kind::Claim => "ask for the writer's lease".to_owned(),
+                Kind::Release => "give the writer's lease back".to_owned(),
                 kind => format!("{} {length} bytes at {offset}", format!("{kind:?}").to_lowercase()),
             };
             let cause = cause.as_ref().map(|cause| format!(": {}", cause.message())).unwrap_or_default();
@@ -391,7 +394,7 @@ impl Link {
             (&body, &outcome),
             (_, Err(_))
                 | (Body::Read(_), Ok(Reply::Data(_) | Reply::Zeroes))
-                | (Body::Change(_) | Body::Sync { .. } | Body::Claim, Ok(Reply::Done))
+                | (Body::Change(_) | Body::Sync { .. } | Body::Claim | Body::Release, Ok(Reply::Done))
         );
         if !fits {
             let message = "the server answered another kind of request";
