@@ -23,7 +23,7 @@ help:
 	@echo 'make demo-nbd    the same on a real /dev/nbdX, in a User-Mode Linux guest'
 	@echo 'make test        all tests (parts: test-rust test-c test-command test-guest)'
 	@echo 'make test-qemu   the device tests on a stock Debian kernel in QEMU, some 20 minutes'
-	@echo 'make bench       figures, each beside a floor or a peer of the same run'
+	@echo 'make bench       figures, each beside a floor or a peer of the same run (WHAT=copy: those named so)'
 	@echo 'make install     PREFIX=$(PREFIX) DESTDIR=: the r3map command and its manual, libr3map, r3map.h, r3map.pc'
 	@echo 'make uninstall   with the same PREFIX and DESTDIR'
 	@echo 'make lint        formatting and lints'
@@ -38,14 +38,12 @@ build:
 
 demo:
 	@scripts/setup test
-	$(CARGO) build --release --locked --workspace
-	$(CARGO) build --release --locked -p r3map-core --example slice
+	$(CARGO) build --release --locked --workspace --bins --examples
 	examples/demo --programs $(built)
 
 demo-nbd:
 	@scripts/setup test
-	$(CARGO) build --release --locked --workspace
-	$(CARGO) build --release --locked -p r3map-core --example slice
+	$(CARGO) build --release --locked --workspace --bins --examples
 	tests/kernel/run --memory 2G --timeout 300 -- examples/demo --programs $(abspath $(built)) --only nbd
 
 test:
@@ -62,7 +60,9 @@ test-qemu:
 
 bench:
 	@scripts/setup bench
-	$(CARGO) bench --workspace --locked --bench '*'
+	$(CARGO) build --release --locked -p r3map-benches
+	$(built)/r3map-bench $(WHAT)
+	test -e /sys/block/nbd0 || tests/kernel/run --memory 1G --timeout 300 -- $(abspath $(built))/r3map-bench nbd
 
 install: build
 	install -d $(bin) $(include) $(lib)/pkgconfig
