@@ -22,7 +22,7 @@ help:
 	@echo 'make demo        a SQLite database at a server as a file and as memory, every byte compared'
 	@echo 'make demo-nbd    the same on a real /dev/nbdX, in a User-Mode Linux guest'
 	@echo 'make test        all tests (parts: test-rust test-c test-command test-guest)'
-	@echo 'make test-qemu   the device tests on a stock Debian kernel in QEMU, some 20 minutes'
+	@echo 'make test-qemu   the device tests on a stock Debian kernel in QEMU, some 15 minutes'
 	@echo 'make bench       figures, each beside a floor or a peer of the same run (WHAT=copy: those named so)'
 	@echo 'make install     PREFIX=$(PREFIX) DESTDIR=: the r3map command and its manual, libr3map, r3map.h, r3map.pc'
 	@echo 'make uninstall   with the same PREFIX and DESTDIR'

@@ -1,7 +1,8 @@
 /* The first process of the Debian guest's initial file system: makes this machine's file system its root.
  *
  * Loads the modules that the file /modules names, in that order, mounts the host's file system read-only with a
- * layer in memory over it, and the run directory, to which writes reach the host; then becomes guest-init there. */
+ * layer in memory over it, and the run directory and that for large files, to which writes reach the host; then becomes
+ * guest-init there. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -27,6 +28,15 @@ static void mount_at(const char *what, const char *where, const char *kind, unsi
         fail("mounting", where);
 }
 
+/* A directory of the host to which writes go through. */
+static void mount_through(const char *tag, const char *path)
+{
+    char directory[4096];
+
+    snprintf(directory, sizeof directory, "/root%s", path);
+    mount_at(tag, directory, "9p", 0, "trans=virtio,version=9p2000.L,cache=mmap,msize=262144");
+}
+
 static void load_modules(void)
 {
     char name[256];
@@ -46,10 +56,9 @@ static void load_modules(void)
 
 int main(void)
 {
-    const char *run = getenv("r3map_run"), *init = getenv("r3map_init");
-    char directory[4096];
+    const char *run = getenv("r3map_run"), *init = getenv("r3map_init"), *large = getenv("r3map_large");
 
-    if (!run || !init)
+    if (!run || !init || !large)
         fail("reading", "the kernel's arguments");
     load_modules();
     mount_at("host", "/host", "9p", MS_RDONLY, "trans=virtio,version=9p2000.L,cache=loose,msize=262144");
@@ -57,8 +66,8 @@ int main(void)
     mkdir("/layer/upper", 0755);
     mkdir("/layer/work", 0755);
     mount_at("overlay", "/root", "overlay", 0, "lowerdir=/host,upperdir=/layer/upper,workdir=/layer/work");
-    snprintf(directory, sizeof directory, "/root%s", run);
-    mount_at("run", directory, "9p", 0, "trans=virtio,version=9p2000.L,cache=none");
+    mount_through("run", run);
+    mount_through("large", large);
     if (chdir("/root") < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0)
         fail("entering", "/root");
     execl(init, init, (char *)NULL);
