@@ -300,6 +300,7 @@ impl Region {
         }
         let filled = self.fill(&content, bytes.start);
         self.states.step(page, State::Filling, if filled.is_ok() { after } else { state_after_failure(state) });
+        self.figures.landed.signal();
         filled.map(|()| Some(until))
     }
 
@@ -427,6 +428,7 @@ impl Region {
         let filled = read.map(|read| read.and_then(|()| self.fill(scratch, bytes.start)));
         let to = if matches!(filled, Some(Ok(()))) { State::Clean } else { State::Absent };
         self.states.step(page, State::Filling, to);
+        self.figures.landed.signal();
         if to == State::Clean {
             self.figures.pulled.add(scratch.len() as u64);
         }
@@ -442,6 +444,7 @@ impl Region {
                 let bytes = self.bytes_of(&(page..page + 1));
                 let filled = self.fill(&[0; PAGE as usize][..(bytes.end - bytes.start) as usize], bytes.start);
                 self.states.step(page, State::Filling, if filled.is_ok() { to } else { from });
+                self.figures.landed.signal();
                 return filled;
             }
         }

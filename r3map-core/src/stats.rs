@@ -82,7 +82,7 @@ pub(crate) struct Figures {
     /// Page faults served.
     pub faults: Counter,
     failures: Mutex<(u64, Option<Error>)>,
-    /// Signalled whenever a fetch has landed.
+    /// Signalled whenever a fetch has landed or pages have become local by other means.
     pub landed: Signal,
 }
 

@@ -166,9 +166,14 @@ impl Puller {
                     self.wait_landed(|| self.region.fetching_bytes() < self.window);
                 }
                 None if self.region.fetching_bytes() > 0 => self.wait_landed(|| self.region.fetching_bytes() == 0),
-                // Nothing is absent, and nothing under way can become so again.
-                None if self.next().is_none() => return self.events.tell(Kind::Local, None),
-                None => {}
+                None if self.all_here() => {
+                    if away {
+                        self.events.tell(Kind::Recovered, None);
+                    }
+                    return self.events.tell(Kind::Local, None);
+                }
+                // What the app asked for is still on its way, and is absent again should that fail.
+                None => self.wait_landed(|| self.all_here() || self.next().is_some()),
             }
             let (now, cause) = self.region.figures.fetch_failures();
             if now == failures {
@@ -187,6 +192,11 @@ impl Puller {
             let _ = self.wake.wait(&Limit::within(pause), "pull", || self.stopped().then_some(()));
             pause = (pause * 2).min(PAUSES.1);
         }
+    }
+
+    fn all_here(&self) -> bool {
+        let states = self.region.states();
+        states.next_run(0..states.pages(), Set::LOCAL.complement()).is_none()
     }
 
     fn wait_landed(&self, enough: impl Fn() -> bool) {

@@ -346,3 +346,24 @@ fn a_sync_succeeds_once_every_page_is_acknowledged_and_fails_with_what_failed() 
     synced.unwrap();
     assert_eq!((pushes, bed.states()), (3, vec![Clean, Zero, Clean, Absent]));
 }
+
+#[test]
+fn who_waits_for_local_pages_is_told_of_those_that_were_written_whole() {
+    let bed = Bed::new();
+    let looks = std::sync::atomic::AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| {
+            let limit = Limit::within(std::time::Duration::from_secs(20));
+            bed.region.figures.landed.wait(&limit, "wait", || {
+                looks.fetch_add(1, Ordering::SeqCst);
+                (bed.region.local_bytes() == SIZE).then_some(())
+            })
+        });
+        // It looks a second time once it is known to wait.
+        while looks.load(Ordering::SeqCst) < 2 {
+            std::thread::yield_now();
+        }
+        bed.put(1, 0, SIZE as usize);
+        waiter.join().unwrap().unwrap();
+    });
+}
