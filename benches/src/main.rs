@@ -67,6 +67,7 @@ const FIGURES: &[Figure] = &[
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     let (mut missed, mut skipped) = (0, 0);
+    println!("load {}", std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim());
     println!("{:<46} {:>9} {:>9}", "figure", "goal", "result");
     for figure in FIGURES {
         if !wanted.is_empty() && !wanted.iter().any(|word| figure.name.contains(word.as_str())) {
@@ -99,7 +100,8 @@ pub fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// Runs ours and the floor in turn, each first every other time, and compares their medians: `ours / floor`. The
-/// first round warms up. Tells the medians as numbers of `unit`, and the least and greatest ratio of a round.
+/// first round warms up. Tells the medians as numbers of `unit`, and the least and greatest ratio of a round: far
+/// apart where other programs take the processors.
 pub fn ratio(mut ours: impl FnMut() -> f64, mut floor: impl FnMut() -> f64, unit: &str, scale: f64) -> Measured {
     let (mut first, mut second) = (Vec::new(), Vec::new());
     for round in 0..=ROUNDS {
