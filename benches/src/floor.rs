@@ -21,9 +21,8 @@ fn memory_file(size: u64) -> File {
     file
 }
 
-/// Receives `size` bytes in chunks and `pwrite`s each to a fresh file in memory.
-fn receive(mut from: impl Read, size: u64) {
-    let store = memory_file(size);
+/// Receives `size` bytes in chunks and `pwrite`s each to a file in memory.
+fn receive(mut from: impl Read, size: u64, store: &File) {
     let mut chunk = vec![0; CHUNK];
     for offset in (0..size).step_by(CHUNK) {
         from.read_exact(&mut chunk).unwrap();
@@ -40,37 +39,47 @@ fn send(mut to: impl Write, size: u64) {
     }
 }
 
-/// A bare pull over TCP of this host.
+/// A bare pull over TCP of this host into a fresh file in memory, which is freed after the time that is told.
 pub fn pull_tcp(size: u64) -> f64 {
     LazyLock::force(&SOURCE);
+    let store = memory_file(size);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let server = thread::spawn(move || send(listener.accept().unwrap().0, size));
-    let stream = TcpStream::connect(address).unwrap();
-    stream.set_nodelay(true).unwrap();
-    let seconds = time(|| receive(stream, size));
+    let seconds = time(|| {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        receive(stream, size, &store);
+    });
     server.join().unwrap();
     seconds
 }
 
-/// A bare pull over a UNIX socket.
+/// The same over a UNIX socket.
 pub fn pull_unix(size: u64) -> f64 {
     LazyLock::force(&SOURCE);
+    let store = memory_file(size);
     let (near, far) = UnixStream::pair().unwrap();
-    let server = thread::spawn(move || send(far, size));
-    let seconds = time(|| receive(near, size));
-    server.join().unwrap();
-    seconds
+    time(|| {
+        let server = thread::spawn(move || send(far, size));
+        receive(near, size, &store);
+        server.join().unwrap();
+    })
 }
 
-/// A bare push over a UNIX socket: the time until the other side has stored the last byte.
+/// A bare push over a UNIX socket: the time until the other side has stored the last byte, over older bytes as a
+/// server does.
 pub fn push_unix(size: u64) -> f64 {
-    LazyLock::force(&SOURCE);
+    static STORE: LazyLock<File> = LazyLock::new(|| {
+        let store = memory_file(SOURCE.len() as u64);
+        store.write_all_at(&SOURCE, 0).unwrap();
+        store
+    });
+    LazyLock::force(&STORE);
     let (near, far) = UnixStream::pair().unwrap();
-    let seconds = time(|| {
-        let server = thread::spawn(move || receive(far, size));
+    time(|| {
+        let server = thread::spawn(move || receive(far, size, &STORE));
         send(near, size);
         server.join().unwrap();
-    });
-    seconds
+    })
 }

@@ -2,11 +2,14 @@
 //!
 //! `r3map-bench` runs all; words after it pick those whose names contain one of them.
 
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 mod copy;
 mod fault;
 mod floor;
+mod fuse;
 mod handle;
 mod nbd;
 mod slice;
@@ -36,11 +39,11 @@ pub struct Measured {
 impl Measured {
     /// Nothing, for want of something that this machine does not have.
     pub fn skipped(why: impl std::fmt::Display) -> Measured {
-        Measured { ratio: f64::NAN, detail: format!("SKIPPED: {why}") }
+        Measured { ratio: f64::NAN, detail: format!("({why})") }
     }
 }
 
-/// Rounds of each figure; the median is told.
+/// Rounds of each figure that count; the median is told.
 const ROUNDS: usize = 7;
 
 const FIGURES: &[Figure] = &[
@@ -54,6 +57,8 @@ const FIGURES: &[Figure] = &[
     Figure { name: "slice: resident / plain memory", goal: Goal::AtLeast(0.95), measure: slice::resident },
     Figure { name: "slice: demand p99 under pull, ms", goal: Goal::AtMost(1.0), measure: slice::demand_p99 },
     Figure { name: "slice: demand p99 under pull / without", goal: Goal::AtMost(4.0), measure: slice::demand_ratio },
+    Figure { name: "fuse: path, sequential / file directly", goal: Goal::AtLeast(0.2), measure: fuse::direct },
+    Figure { name: "fuse: path, sequential / fuser pass-through", goal: Goal::AtLeast(1.0), measure: fuse::peer },
     Figure { name: "nbd: O_DIRECT / nbdkit memory", goal: Goal::AtLeast(1.0), measure: nbd::direct },
     Figure { name: "state: KiB a GiB", goal: Goal::AtMost(160.0), measure: state::size },
     Figure { name: "open: 1 TiB / 1 GiB", goal: Goal::AtMost(1.2), measure: state::open },
@@ -61,7 +66,8 @@ const FIGURES: &[Figure] = &[
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
-    let mut missed = 0;
+    let (mut missed, mut skipped) = (0, 0);
+    println!("load {}", std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim());
     println!("{:<46} {:>9} {:>9}", "figure", "goal", "result");
     for figure in FIGURES {
         if !wanted.is_empty() && !wanted.iter().any(|word| figure.name.contains(word.as_str())) {
@@ -72,17 +78,19 @@ fn main() {
             Goal::AtMost(most) => (format!("<= {most}"), ratio <= most),
             Goal::AtLeast(least) => (format!(">= {least}"), ratio >= least),
         };
-        let met = if ratio.is_nan() {
-            "       "
+        let result = if ratio.is_nan() { "-".to_owned() } else { format!("{ratio:.2}") };
+        let verdict = if ratio.is_nan() {
+            skipped += 1;
+            "SKIPPED"
         } else if met {
             "met    "
         } else {
             missed += 1;
             "NOT MET"
         };
-        println!("{:<46} {goal:>9} {ratio:>9.2} {met} {detail}", figure.name);
+        println!("{:<46} {goal:>9} {result:>9} {verdict} {detail}", figure.name);
     }
-    println!("{missed} figures not met");
+    println!("{missed} not met, {skipped} not measured");
 }
 
 /// The median.
@@ -91,21 +99,64 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Runs ours and the floor in turn and compares their medians, in seconds: `ours / floor`.
+/// Runs ours and the floor in turn, each first every other time, and compares their medians: `ours / floor`. The
+/// first round warms up. Tells the medians as numbers of `unit`, and the least and greatest ratio of a round: far
+/// apart where other programs take the processors.
 pub fn ratio(mut ours: impl FnMut() -> f64, mut floor: impl FnMut() -> f64, unit: &str, scale: f64) -> Measured {
     let (mut first, mut second) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        first.push(ours());
-        second.push(floor());
+    for round in 0..=ROUNDS {
+        let (one, other) = if round % 2 == 0 {
+            let one = ours();
+            (one, floor())
+        } else {
+            let other = floor();
+            (ours(), other)
+        };
+        if round > 0 {
+            first.push(one);
+            second.push(other);
+        }
     }
+    let rounds: Vec<f64> = first.iter().zip(&second).map(|(one, other)| one / other).collect();
+    let least = rounds.iter().copied().fold(f64::INFINITY, f64::min);
+    let greatest = rounds.iter().copied().fold(0.0, f64::max);
     let (ours, floor) = (median(first), median(second));
-    Measured { ratio: ours / floor, detail: format!("({:.1} against {:.1} {unit})", ours * scale, floor * scale) }
+    let (shown, against) = (ours * scale, floor * scale);
+    Measured {
+        ratio: ours / floor,
+        detail: format!("({shown:.1} against {against:.1} {unit}; rounds {least:.2} to {greatest:.2})"),
+    }
 }
 
 /// The same as speeds of moving `bytes`: `floor time / our time`.
 pub fn speed(bytes: u64, mut ours: impl FnMut() -> f64, mut floor: impl FnMut() -> f64) -> Measured {
     let size = bytes as f64 / (1 << 20) as f64;
     ratio(move || size / ours(), move || size / floor(), "MiB/s", 1.0)
+}
+
+/// A directory for what a figure needs, removed with all in it at the end.
+pub struct Directory(PathBuf);
+
+impl Directory {
+    /// A fresh one.
+    pub fn new() -> Directory {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("r3map-bench-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Directory(path)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 /// How long it takes, in seconds.
