@@ -199,6 +199,33 @@ pub fn until_the_parent_is_gone() {
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
 }
 
+/// A store that takes only requests of whole blocks.
+pub struct Aligned<B> {
+    info: Info,
+    inner: B,
+}
+
+impl<B: Backend> Aligned<B> {
+    pub fn new(inner: B, alignment: u32) -> Aligned<B> {
+        Aligned { info: Info { alignment, ..inner.info().clone() }, inner }
+    }
+}
+
+impl<B: Backend> Backend for Aligned<B> {
+    fn info(&self) -> &Info {
+        &self.info
+    }
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        self.inner.read_at(buffer, offset)
+    }
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        self.inner.write_at(data, offset)
+    }
+    fn sync(&self) -> Result<()> {
+        self.inner.sync()
+    }
+}
+
 /// A store that takes its time to read.
 struct Slow {
     info: Info,
