@@ -370,7 +370,8 @@ void r3map_mount_options_set_at(r3map_mount_options *options,
 // Whether writes are refused; a store to a slice is a SIGSEGV then. False by default.
 void r3map_mount_options_set_read_only(r3map_mount_options *options, bool read_only);
 
-// URL of a local backend that keeps pulled chunks. By default they are kept in memory.
+// URL of a local backend that keeps pulled chunks. By default they are kept in memory. A file is new at each mount and
+// goes when that is closed or discarded.
 void r3map_mount_options_set_cache(r3map_mount_options *options, const char *url);
 
 // Whether a cache is resumed though its backend has no identity to compare. False by default.

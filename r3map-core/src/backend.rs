@@ -284,7 +284,13 @@ pub fn call(backend: &Arc<dyn Backend>, operation: Operation, limit: &Limit, wha
         deadline: limit.deadline,
         completion: Completion::new(move |outcome| notifier.notify(outcome)),
     });
-    waiter.wait(limit, what)?
+    wait(waiter, backend, limit, what)
+}
+
+/// Waits for the outcome of a request, which keeps the deadline by itself.
+fn wait(waiter: Waiter<Result<Reply>>, backend: &Arc<dyn Backend>, limit: &Limit, what: &str) -> Result<Reply> {
+    let waited = waiter.wait(&limit.and_a_moment(), what);
+    waited.map_err(|error| error.context(&backend.info().name))?
 }
 
 /// Reads from any backend and waits: in place where it can, else as requests of at most a chunk, with as
@@ -347,7 +353,7 @@ fn pipeline<P>(
             flight.push_back((waiter, piece));
         }
         let Some((waiter, piece)) = flight.pop_front() else { return Ok(()) };
-        take(piece, waiter.wait(limit, what)??)?;
+        take(piece, wait(waiter, backend, limit, what)?)?;
     }
 }
 

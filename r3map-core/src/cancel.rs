@@ -8,6 +8,9 @@ use crate::error::{Code, Error, Result};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
+/// How much later the one who waits gives up than the one who works.
+const MOMENT: Duration = Duration::from_millis(250);
+
 /// A switch that another thread triggers to end the calls it was given to. Once triggered it stays so.
 ///
 /// Clones are the same switch. A call that was cancelled may or may not have taken effect, like one that
@@ -109,6 +112,13 @@ impl Limit {
     pub fn with_cancel(mut self, cancel: Option<Cancel>) -> Limit {
         self.cancel = cancel;
         self
+    }
+
+    /// The same bound a moment later, for who waits on something that keeps the bound by itself: it ends with the
+    /// cause, where this clock would only know that the time is up.
+    pub fn and_a_moment(&self) -> Limit {
+        let later = |deadline: Instant| deadline.checked_add(MOMENT).unwrap_or(deadline);
+        Limit { deadline: self.deadline.map(later), cancel: self.cancel.clone() }
     }
 
     /// An error once the bound is reached: `cancelled` or `timeout`, saying what was under way.

@@ -14,7 +14,7 @@ pub enum Kind {
     Local = 1,
     /// The remote is away.
     Disconnected = 2,
-    /// The remote is back, or pushes get through again.
+    /// The remote is back, pushes get through again, or the local cache has room again.
     Recovered = 3,
     /// A push failed; what it carried stays dirty.
     PushFailed = 4,
@@ -32,6 +32,21 @@ impl Kind {
             Kind::PushFailed => "push_failed",
             Kind::CacheFull => "cache_full",
         }
+    }
+}
+
+impl Kind {
+    /// What it means for the mount that a fetch failed so.
+    pub(crate) fn of_failed_fetch(cause: &Error) -> Kind {
+        let mut source: Option<&(dyn std::error::Error + 'static)> = Some(cause);
+        while let Some(error) = source {
+            let system = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+            if system == Some(libc::ENOSPC) {
+                return Kind::CacheFull;
+            }
+            source = error.source();
+        }
+        Kind::Disconnected
     }
 }
 

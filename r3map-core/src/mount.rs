@@ -15,6 +15,7 @@ use crate::device::{self, Attach, Device, Kind, View, cannot_give};
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Events};
 use crate::gate::Gate;
+use crate::mount::cache::CacheFile;
 use crate::mount::direct::Direct;
 use crate::mount::managed::Managed;
 use crate::options::{DeviceChoice, Mode, MountOptions, Pull};
@@ -48,6 +49,8 @@ struct Inner {
     region: Arc<dyn Backend>,
     /// The same, where pages are kept here.
     managed: Option<Arc<Managed>>,
+    /// The file that keeps them, where one was named.
+    cache: Option<CacheFile>,
     /// What a slice's own pages are kept over: a push that failed stays there and is no lost write.
     below: Arc<dyn Backend>,
     /// The pages of a slice that keeps its own: of a direct mount, or over a cache in a file.
@@ -87,18 +90,17 @@ impl Mount {
         let info = Info { read_only: info.read_only || options.read_only, ..info };
         let info = Info { chunk_size: options.chunk_size.unwrap_or(info.chunk_size), ..info };
         let info = Info { local: info.local && !is_managed, ..info };
-        let managed = match is_managed {
-            false => None,
+        let (managed, cache) = match is_managed {
+            false => (None, None),
             true => {
-                let store = cache::open(options.cache.as_deref(), info.size)?;
-                Some(Arc::new(Managed::new(backend.clone(), store, events.clone(), &options)?))
+                let (store, cache) = cache::open(options.cache.as_deref(), info.size)?;
+                let managed = Managed::new(backend.clone(), store, events.clone(), &options).map(Arc::new);
+                let started = managed.and_then(|managed| managed.start().map(|()| managed));
+                (Some(started.inspect_err(|_| cache.iter().for_each(CacheFile::remove))?), cache)
             }
         };
         let (region, below): (Arc<dyn Backend>, Arc<dyn Backend>) = match &managed {
-            Some(managed) => {
-                managed.start()?;
-                (managed.clone(), managed.clone())
-            }
+            Some(managed) => (managed.clone(), managed.clone()),
             None => (Arc::new(Direct::new(backend.clone(), options.read_only)), backend.clone()),
         };
         Ok(Mount {
@@ -113,6 +115,7 @@ impl Mount {
                 owns_backend,
                 region,
                 managed,
+                cache,
                 below,
                 sliced: OnceCell::new(),
                 device: OnceCell::new(),
@@ -327,6 +330,7 @@ impl Inner {
         for kept in self.managed.iter().chain(self.sliced.get()) {
             kept.stop();
         }
+        self.cache.iter().for_each(CacheFile::remove);
         self.backend.release();
         if self.owns_backend { self.backend.close() } else { Ok(()) }
     }
@@ -430,7 +434,7 @@ impl Inner {
                 read_only: self.info.read_only,
                 ..self.options.clone()
             };
-            let store = cache::open(None, self.info.size)?;
+            let (store, _) = cache::open(None, self.info.size)?;
             Ok(Arc::new(Managed::new(self.below.clone(), store, self.events.clone(), &quiet)?))
         })
     }
@@ -575,7 +579,7 @@ impl MountOptions {
         self
     }
 
-    /// URL of a local backend that keeps pulled chunks.
+    /// URL of a local backend that keeps pulled chunks; a new file, which goes when the mount is closed.
     pub fn cache(mut self, url: impl Into<String>) -> Self {
         self.cache = Some(url.into());
         self

@@ -69,7 +69,8 @@ pub struct MountOptions {
     pub at: Option<PathBuf>,
     /// Refuse writes; a store to a slice is a SIGSEGV.
     pub read_only: bool,
-    /// URL of a local backend that keeps pulled chunks; memory by default.
+    /// URL of a local backend that keeps pulled chunks: memory by default, or a new file. The file goes when the
+    /// mount is closed or discarded; after a crash it stays, but cannot be resumed yet.
     pub cache: Option<String>,
     /// Resume a cache without an identity to compare.
     pub cache_trust: bool,

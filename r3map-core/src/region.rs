@@ -208,7 +208,9 @@ impl Region {
         point();
         let write = self.store.write_all_at(data, offset);
         point();
-        write.map_err(|error| Error::io(format!("{}: keep {} bytes", self.info.name, data.len()), error))
+        write.map_err(|error| {
+            Error::io(format!("{}: keep {} bytes in the local cache", self.info.name, data.len()), error)
+        })
     }
 
     /// Stores bytes of pages that this thread is filling.

@@ -84,7 +84,7 @@ impl Managed {
             let (waiter, notifier) = Waiter::new();
             let want = crate::region::Want { pages: at..at + 1, again: false };
             self.region.demand(at, want, limit.deadline, Box::new(move |landed| notifier.notify(landed)));
-            waiter.wait(limit, "pull")??;
+            waiter.wait(&limit.and_a_moment(), "pull").map_err(|error| error.context(&self.info.name))??;
             self.region.settled(at);
         }
         Ok(())

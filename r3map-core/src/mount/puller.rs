@@ -187,7 +187,8 @@ impl Puller {
             failures = now;
             if !away {
                 away = true;
-                self.events.tell(Kind::Disconnected, cause);
+                let kind = cause.as_ref().map_or(Kind::Disconnected, Kind::of_failed_fetch);
+                self.events.tell(kind, cause);
             }
             let _ = self.wake.wait(&Limit::within(pause), "pull", || self.stopped().then_some(()));
             pause = (pause * 2).min(PAUSES.1);

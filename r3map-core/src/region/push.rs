@@ -140,6 +140,8 @@ impl Region {
     pub fn push_all(self: &Arc<Self>, window: u64, limit: &Limit) -> Result<()> {
         self.collect()?;
         let mut failures = 0;
+        // Each push keeps the deadline and says why it could not be.
+        let patient = limit.and_a_moment();
         // Once for what is dirty, and once more for what was being pushed while it was written, or failed. A page
         // that fails in the second round may have been anybody's push: that it failed is all one needs to know.
         for _ in 0..2 {
@@ -147,10 +149,10 @@ impl Region {
             let mut from = 0;
             while let Some(next) = self.push_next(from, limit.deadline) {
                 from = next;
-                self.pushes.wait_below(window, limit)?;
+                self.pushes.wait_below(window, &patient)?;
             }
             let begun = self.pushes.lock().next;
-            self.pushes.wait_through(begun, limit)?;
+            self.pushes.wait_through(begun, &patient)?;
         }
         self.pushes.failed_since(failures)
     }
