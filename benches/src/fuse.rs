@@ -29,7 +29,7 @@ struct Source {
 
 impl Source {
     fn new() -> Source {
-        let directory = Directory::new();
+        let directory = Directory::fresh();
         let path = directory.path().join("file");
         let file = File::create(&path).unwrap();
         for offset in (0..SIZE).step_by(STEP) {

@@ -138,8 +138,8 @@ pub fn speed(bytes: u64, mut ours: impl FnMut() -> f64, mut floor: impl FnMut() 
 pub struct Directory(PathBuf);
 
 impl Directory {
-    /// A fresh one.
-    pub fn new() -> Directory {
+    /// A new, empty one.
+    pub fn fresh() -> Directory {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("r3map-bench-{}-{number}", std::process::id()));

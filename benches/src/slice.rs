@@ -30,7 +30,7 @@ struct Remote {
 
 impl Remote {
     fn new(size: u64) -> Remote {
-        let directory = Directory::new();
+        let directory = Directory::fresh();
         let path = directory.path().join("socket");
         let server = Server::new(ServerOptions::default()).unwrap();
         server.export("source", source(size), &ExportOptions::default()).unwrap();
