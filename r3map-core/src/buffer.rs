@@ -13,10 +13,15 @@ const KEPT_PER_CLASS: usize = 32 << 20;
 
 static POOL: [Mutex<Vec<Box<[u8]>>>; CLASSES] = [const { Mutex::new(Vec::new()) }; CLASSES];
 
-/// A length of bytes that a request owns. Its first content is whatever an earlier user of the library in
-/// this process left there: fill it before showing it to anybody.
+/// What a buffer shows that nobody has written to. It takes no memory.
+static UNWRITTEN: [u8; LARGEST] = [0; LARGEST];
+
+/// A length of bytes that a request owns. Its content is unspecified until it is written: zeros, or what an
+/// earlier user of the library in this process left there; fill all of it before showing it to anybody.
 pub struct Buffer {
-    bytes: Box<[u8]>,
+    // Taken at the first write: one that waits for its bytes holds no memory, and the bytes then go to the
+    // memory that was used last and is still in the processor's cache.
+    bytes: Option<Box<[u8]>>,
     length: usize,
 }
 
@@ -28,14 +33,19 @@ fn class(length: usize) -> Option<usize> {
 impl Buffer {
     /// A buffer of that many bytes with unspecified content.
     pub fn new(length: usize) -> Buffer {
-        let bytes = match class(length) {
+        Buffer { bytes: (length > LARGEST).then(|| vec![0; length].into_boxed_slice()), length }
+    }
+
+    /// The memory itself, taken now if it was not yet.
+    fn memory(&mut self) -> &mut [u8] {
+        let length = self.length;
+        self.bytes.get_or_insert_with(|| match class(length) {
             None => vec![0; length].into_boxed_slice(),
             Some(class) => {
                 let kept = POOL[class].lock().unwrap_or_else(|e| e.into_inner()).pop();
                 kept.unwrap_or_else(|| vec![0; SMALLEST << class].into_boxed_slice())
             }
-        };
-        Buffer { bytes, length }
+        })
     }
 
     /// A buffer of that many zeros.
@@ -62,19 +72,23 @@ impl Buffer {
 impl Deref for Buffer {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        &self.bytes[..self.length]
+        match &self.bytes {
+            Some(bytes) => &bytes[..self.length],
+            None => &UNWRITTEN[..self.length],
+        }
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[..self.length]
+        let length = self.length;
+        &mut self.memory()[..length]
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let bytes = std::mem::take(&mut self.bytes);
+        let Some(bytes) = self.bytes.take() else { return };
         if let Some(class) = class(bytes.len()).filter(|class| bytes.len() == SMALLEST << class) {
             let mut kept = POOL[class].lock().unwrap_or_else(|e| e.into_inner());
             if kept.len() < (KEPT_PER_CLASS >> class) / SMALLEST {

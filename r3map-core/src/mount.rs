@@ -208,7 +208,10 @@ impl Mount {
         let _inside = inner.gate.enter()?;
         inner.info.check(offset, length)?;
         match inner.kept() {
-            Some(kept) => Ok(kept.prefetch(offset, length)),
+            Some(kept) => {
+                kept.prefetch(offset, length);
+                Ok(())
+            }
             None => inner.check_resident("prefetch"),
         }
     }

@@ -371,7 +371,7 @@ fn written(length: usize) -> Answer<'static> {
 pub fn start(session: &Arc<Session>, first: Channel, threads: usize) -> io::Result<Vec<std::thread::JoinHandle<()>>> {
     // Serving threads must not map memory while another thread of this process faults on the file, so what
     // they take buffers from is filled before.
-    drop((0..32).map(|_| Buffer::new(session.longest)).collect::<Vec<_>>());
+    drop((0..32).map(|_| Buffer::zeroed(session.longest)).collect::<Vec<_>>());
     let first = Arc::new(first);
     let mut started = Vec::new();
     for index in 0..threads {
