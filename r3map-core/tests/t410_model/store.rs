@@ -47,7 +47,8 @@ impl Store {
             std::fs::write(&file, bytes).unwrap();
         }
         if matches!(kind, Kind::Directory) {
-            let chunk = Random::new(seed).one_of(&[4096, 5000, 65_536, 1 << 20]);
+            // Not thousands of files: each sync makes every one of them durable.
+            let chunk = Random::new(seed).one_of(&[4096, 5000, 65_536, 1 << 20]).max(size / 200);
             let url = format!("dir://{}?size={size}&chunk={chunk}", file.display());
             r3map_core::backend::open(&url, &BackendOptions::default()).unwrap().write_at(bytes, 0).unwrap();
         }
