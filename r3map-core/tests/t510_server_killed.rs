@@ -199,7 +199,7 @@ fn a_server_that_stops_costs_deadlines_and_no_thread() {
         let mut twin = pattern(SIZE, 1);
         let mut page = vec![0; 4096];
         mount.read_at(&mut page, 0).unwrap();
-        server.signal(libc::SIGSTOP);
+        server.pause();
         std::thread::scope(|scope| {
             for reader in 1..=4 {
                 let (mount, twin) = (&mount, &twin);
@@ -225,7 +225,7 @@ fn a_server_that_stops_costs_deadlines_and_no_thread() {
         }
         let error = mount.sync().unwrap_err();
         assert!(is_away(error.code()) && error.is_retryable() == (mode == Mode::Managed), "{mode:?}: {error:?}");
-        server.signal(libc::SIGCONT);
+        server.go_on();
         let mut bytes = vec![0; SIZE];
         eventually("reads go on", || mount.read_at(&mut bytes[..4096], 8 << 16).is_ok());
         if mode == Mode::Managed {
@@ -258,7 +258,7 @@ fn a_touch_of_a_slice_waits_for_a_server_that_stopped_and_goes_on_with_it() {
     // SAFETY: the offsets lie inside the slice, whose mount is open.
     let read = |at: usize| unsafe { slice.as_ptr().add(at).read_volatile() };
     assert_eq!(read(0), twin[0]);
-    server.signal(libc::SIGSTOP);
+    server.pause();
     std::thread::scope(|scope| {
         let touching: Vec<_> = (1..5).map(|index| scope.spawn(move || (index, read(index << 20)))).collect();
         let waiting = || mount.stats().unwrap().get("faults").unwrap() >= 5;
@@ -266,7 +266,7 @@ fn a_touch_of_a_slice_waits_for_a_server_that_stopped_and_goes_on_with_it() {
         // What is here is at hand meanwhile.
         assert_eq!(read(1), twin[1]);
         assert!(touching.iter().all(|touch| !touch.is_finished()), "bytes came from a server that stands still");
-        server.signal(libc::SIGCONT);
+        server.go_on();
         for touch in touching {
             let (index, byte) = touch.join().unwrap();
             assert_eq!(byte, twin[index << 20]);

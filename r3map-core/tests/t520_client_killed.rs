@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use r3map_core::device::Kind;
 use r3map_core::{
-    BackendOptions, DeviceChoice, ExportOptions, Mode, Mount, MountOptions, Server, ServerOptions, backend,
+    BackendOptions, Code, DeviceChoice, ExportOptions, Mode, Mount, MountOptions, Server, ServerOptions, backend,
 };
 
 mod faults;
@@ -127,27 +127,34 @@ fn check(file: &Path, before: &[u8], seed: u64, synced: u64) {
 fn survives_its_client(client: &str) {
     let first = std::env::var(SEED).map_or_else(|_| u64::from(std::process::id()) << 8, |seed| seed.parse().unwrap());
     let directory = Directory::new();
-    let file = directory.file("region");
-    std::fs::write(&file, pattern(SIZE, first)).unwrap();
-    let region = backend::open(&format!("file://{}", file.display()), &BackendOptions::default()).unwrap();
     let server = Server::new(ServerOptions::default()).unwrap();
     let address = server.listen(&format!("unix:{}", directory.file("socket").display())).unwrap();
-    let mut last = String::new();
+    let (mut file, mut url) = Default::default();
     for run in 0..RUNS {
-        // A name of its own has a lease of its own: only the last run makes the next client wait for it.
-        let name = format!("run-{run}");
-        server.export(&name, region.clone(), &ExportOptions::default()).unwrap();
-        last = format!("{address}?name={name}");
-        let before = std::fs::read(&file).unwrap();
-        let seed = first + run;
-        eprintln!("{client}: run {run} has {SEED}={seed}");
-        let (synced, path) = kill_somewhere(client, &last, seed);
-        // The server may still be writing what the client had sent: a sync of its own comes after.
-        region.sync().unwrap();
+        // An export of its own has a lease of its own: only after the last run the next client waits for it. And a
+        // file of its own: what the server still writes for a killed client is seen by nobody else.
+        let (name, seed) = (format!("run-{run}"), first + run);
+        eprintln!("{client}: {name} has {SEED}={seed}");
+        file = directory.file(&name);
+        let before = pattern(SIZE, seed);
+        std::fs::write(&file, &before).unwrap();
+        let region = backend::open(&format!("file://{}", file.display()), &BackendOptions::default()).unwrap();
+        server.export(&name, region, &ExportOptions::default()).unwrap();
+        url = format!("{address}?name={name}");
+        let (synced, path) = kill_somewhere(client, &url, seed);
         check(&file, &before, seed, synced);
         eventually("the mount of the killed process is gone", || path.is_empty() || !is_mounted(&path));
     }
-    let next = Mount::options().open_url(&last, &BackendOptions::default()).unwrap();
+    // The server may take a moment to see that the killed one is gone, and says busy until then.
+    let mut next = None;
+    eventually("the next mount", || {
+        match Mount::options().open_url(&url, &BackendOptions::default()) {
+            Ok(mount) => next = Some(mount),
+            Err(error) => assert_eq!(error.code(), Code::Busy, "{error}"),
+        }
+        next.is_some()
+    });
+    let next = next.unwrap();
     let mut bytes = vec![0; SIZE];
     next.read_at(&mut bytes, 0).unwrap();
     faults::assert_same(&bytes, &std::fs::read(&file).unwrap(), "the next mount");

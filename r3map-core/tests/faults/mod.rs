@@ -146,8 +146,24 @@ impl ServerProcess {
         self.child = child;
     }
 
-    /// Stops it with SIGSTOP, or lets it go on with SIGCONT.
-    pub fn signal(&self, signal: i32) {
+    /// Stops it with SIGSTOP and waits until each of its threads stands still.
+    pub fn pause(&self) {
+        self.signal(libc::SIGSTOP);
+        let tasks =
+            || std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap().map_while(std::result::Result::ok);
+        let is_still = |task: std::fs::DirEntry| {
+            let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+            status.lines().any(|line| line.starts_with("State:\tT"))
+        };
+        eventually("the server stands still", || tasks().all(is_still));
+    }
+
+    /// Lets it go on with SIGCONT.
+    pub fn go_on(&self) {
+        self.signal(libc::SIGCONT);
+    }
+
+    fn signal(&self, signal: i32) {
         // SAFETY: a plain call about a process that is ours and not waited for yet.
         assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
     }
