@@ -86,6 +86,17 @@ impl Mount {
         if !info.read_only && !options.read_only {
             backend.claim(&Limit::within(options.deadline))?;
         }
+        let mounted = Mount::assemble(backend.clone(), options, is_managed, owns_backend);
+        mounted.inspect_err(|_| backend.release())
+    }
+
+    fn assemble(
+        backend: Arc<dyn Backend>,
+        options: MountOptions,
+        is_managed: bool,
+        owns_backend: bool,
+    ) -> Result<Mount> {
+        let info = backend.info().clone();
         let events = Arc::new(Events::default());
         let info = Info { read_only: info.read_only || options.read_only, ..info };
         let info = Info { chunk_size: options.chunk_size.unwrap_or(info.chunk_size), ..info };

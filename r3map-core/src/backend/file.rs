@@ -3,6 +3,7 @@
 use std::fs::OpenOptions;
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::sync::Mutex;
 use std::time::UNIX_EPOCH;
 
 use crate::backend::memory::punch;
@@ -14,6 +15,8 @@ use crate::url::Location;
 pub struct File {
     info: Info,
     file: std::fs::File,
+    /// The first sync that failed.
+    lost: Mutex<Option<Error>>,
 }
 
 impl File {
@@ -49,7 +52,7 @@ impl File {
             return Err(Error::new(Code::InvalidArgument, message));
         }
         let identity = Some(File::identity_of(&file, name)?);
-        Ok(File { info: Info { read_only, identity, ..Info::local(name, size) }, file })
+        Ok(File { info: Info { read_only, identity, ..Info::local(name, size) }, file, lost: Mutex::default() })
     }
 
     /// The same for one file (or directory) at every opening, also after a restart of the host, and another for a file that
@@ -119,7 +122,16 @@ impl Backend for File {
     }
 
     fn sync(&self) -> Result<()> {
-        self.file.sync_data().map_err(|error| Error::io(format!("{}: sync", self.info.name), error))
+        // The kernel says once that it lost a write, and next time that all is well.
+        let mut lost = self.lost.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(error) = &*lost {
+            return Err(error.clone().context("an earlier sync failed"));
+        }
+        self.file.sync_data().map_err(|error| {
+            let error = Error::io(format!("{}: sync", self.info.name), error);
+            *lost = Some(error.clone());
+            error
+        })
     }
 
     fn try_read_at(&self, buffer: &mut [u8], offset: u64) -> Option<Result<()>> {

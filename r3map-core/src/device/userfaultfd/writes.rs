@@ -214,6 +214,6 @@ mod tests {
         assert!(faulted.collect(0..100, broken, &mut |run| panic!("told {run:?}")).is_err());
         let mut told = Vec::new();
         faulted.collect(0..100, |_| Ok(()), &mut |run| told.push(run)).unwrap();
-        assert_eq!(told, [7..8]);
+        assert!(matches!(&told[..], [run] if *run == (7..8)));
     }
 }
