@@ -387,9 +387,9 @@ impl World {
             self.note(|| format!("{index} source: {action:?}"));
             match action {
                 Action::Send(message) => {
-                    // To whoever asked: all of them, since who is not meant passes it over.
+                    // To whoever may have asked, by mistake too: who is not meant passes it over.
                     for to in (0..HOSTS).filter(|to| *to != index) {
-                        if self.hosts[to].destination.as_ref().is_some_and(|(_, peer)| *peer == index) {
+                        if self.hosts[to].destination.is_some() {
                             self.send(index, to, Packet::Said(message.clone()));
                         }
                     }
