@@ -17,6 +17,7 @@ pub mod event;
 mod gate;
 pub mod log;
 mod mapping;
+pub mod migration;
 pub mod mount;
 pub mod options;
 pub mod page;

@@ -27,6 +27,8 @@ pub mod direct;
 pub mod managed;
 mod puller;
 mod pusher;
+#[cfg(test)]
+mod tests;
 
 /// A mounted region. Clones are the same mount; every method may be called from any thread.
 #[derive(Clone)]

@@ -16,6 +16,7 @@ use crate::backend::{Backend, Completion, Info, Reply};
 use crate::buffer::Buffer;
 use crate::cancel::Limit;
 use crate::error::{Code, Error, Result};
+use crate::migration::tracker::Marks;
 use crate::page::{Change, PAGE, PageStates, Set, State};
 use crate::region::fetch::Fetches;
 use crate::region::push::Pushes;
@@ -70,6 +71,7 @@ pub struct Region {
     /// Bytes of bulk fetches under way.
     bulk: AtomicU64,
     pushes: Pushes,
+    marks: Marks,
     /// What moved and why.
     pub(crate) figures: Figures,
 }
@@ -114,6 +116,7 @@ impl Region {
             window: RwLock::default(),
             bulk: AtomicU64::new(0),
             pushes: Pushes::default(),
+            marks: Marks::default(),
             figures: Figures::default(),
         })
     }
@@ -131,6 +134,11 @@ impl Region {
     /// The file that keeps the pages.
     pub fn store(&self) -> &File {
         &self.store
+    }
+
+    /// Who is told of every write to these pages; of those through a mapping by [`collect`](Region::collect).
+    pub fn marks(&self) -> &Marks {
+        &self.marks
     }
 
     /// The states of the pages.
@@ -267,7 +275,9 @@ impl Region {
             return Ok(None);
         };
         let until = end.min(run.end * PAGE);
-        self.write_store(&data[(at - offset) as usize..(until - offset) as usize], at)?;
+        let stored = self.write_store(&data[(at - offset) as usize..(until - offset) as usize], at);
+        self.marks.mark(run.clone());
+        stored?;
         // After the bytes, before anybody is told. A trim that came between is settled by writing again; a push
         // that took the page before has old bytes, one that takes it after has these.
         fence(Ordering::SeqCst);
@@ -301,6 +311,7 @@ impl Region {
             self.lose(page..page + 1);
         }
         let filled = self.fill(&content, bytes.start);
+        self.marks.mark(page..page + 1);
         self.states.step(page, State::Filling, if filled.is_ok() { after } else { state_after_failure(state) });
         self.figures.landed.signal();
         filled.map(|()| Some(until))
@@ -361,6 +372,12 @@ impl Region {
 
     /// Makes whole pages zero without moving bytes.
     fn trim(&self, pages: Range<u64>) -> Result<()> {
+        let trimmed = self.trim_each(pages.clone());
+        self.marks.mark(pages);
+        trimmed
+    }
+
+    fn trim_each(&self, pages: Range<u64>) -> Result<()> {
         let mut page = pages.start;
         while page < pages.end {
             let state = self.settled(page);
@@ -471,6 +488,7 @@ impl Region {
                         self.settled(page);
                     }
                 }
+                self.marks.mark(written.clone());
                 self.states.change(written, &WRITTEN, |_, _, _| {});
             })?;
             at = run.end;

@@ -4,12 +4,14 @@ use std::sync::{Arc, Mutex};
 
 use crate::backend::{Backend, Completion, Info, Operation, Request};
 use crate::error::{Code, Error, Result};
+use crate::migration::tracker::Marks;
 
 /// A backend as a direct mount shows it to its device and handle.
 pub struct Direct {
     info: Info,
     backend: Arc<dyn Backend>,
     failure: Arc<Failure>,
+    marks: Arc<Marks>,
 }
 
 /// The first write that was acknowledged to nobody and is lost: every later sync says so.
@@ -46,7 +48,12 @@ impl Direct {
     pub fn new(backend: Arc<dyn Backend>, read_only: bool) -> Direct {
         let info = backend.info().clone();
         let read_only = read_only || info.read_only;
-        Direct { info: Info { read_only, ..info }, backend, failure: Arc::default() }
+        Direct { info: Info { read_only, ..info }, backend, failure: Arc::default(), marks: Arc::default() }
+    }
+
+    /// Who is told of every write through here.
+    pub fn marks(&self) -> &Marks {
+        &self.marks
     }
 
     fn check_write(&self) -> Result<()> {
@@ -68,12 +75,16 @@ impl Backend for Direct {
 
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
         self.check_write()?;
-        self.failure.keep_on_error(self.backend.write_at(data, offset))
+        let written = self.backend.write_at(data, offset);
+        self.marks.mark_bytes(offset, data.len() as u64);
+        self.failure.keep_on_error(written)
     }
 
     fn zero_at(&self, offset: u64, length: u64) -> Result<()> {
         self.check_write()?;
-        self.failure.keep_on_error(self.backend.zero_at(offset, length))
+        let zeroed = self.backend.zero_at(offset, length);
+        self.marks.mark_bytes(offset, length);
+        self.failure.keep_on_error(zeroed)
     }
 
     fn sync(&self) -> Result<()> {
@@ -90,22 +101,30 @@ impl Backend for Direct {
     fn try_write_at(&self, data: &[u8], offset: u64) -> Option<Result<()>> {
         match self.check_write() {
             Err(error) => Some(Err(error)),
-            Ok(()) => Some(self.failure.keep_on_error(self.backend.try_write_at(data, offset)?)),
+            Ok(()) => {
+                let written = self.backend.try_write_at(data, offset)?;
+                self.marks.mark_bytes(offset, data.len() as u64);
+                Some(self.failure.keep_on_error(written))
+            }
         }
     }
 
     fn submit(self: Arc<Self>, mut request: Request) {
-        let check = match request.operation {
-            Operation::Read { .. } => Ok(()),
-            Operation::Write { .. } | Operation::Zero { .. } => self.check_write(),
-            Operation::Sync => self.failure.check(),
+        let (check, written) = match &request.operation {
+            Operation::Read { .. } => (Ok(()), None),
+            Operation::Write { offset, data } => (self.check_write(), Some((*offset, data.len() as u64))),
+            Operation::Zero { offset, length } => (self.check_write(), Some((*offset, *length))),
+            Operation::Sync => (self.failure.check(), None),
         };
         if let Err(error) = check {
             return request.completion.complete(Err(error));
         }
-        if matches!(request.operation, Operation::Write { .. } | Operation::Zero { .. }) {
-            let (failure, completion) = (self.failure.clone(), request.completion);
-            request.completion = Completion::new(move |outcome| completion.complete(failure.keep_on_error(outcome)));
+        if let Some((offset, length)) = written {
+            let (failure, marks, completion) = (self.failure.clone(), self.marks.clone(), request.completion);
+            request.completion = Completion::new(move |outcome| {
+                marks.mark_bytes(offset, length);
+                completion.complete(failure.keep_on_error(outcome));
+            });
         }
         self.backend.clone().submit(request);
     }

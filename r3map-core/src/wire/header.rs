@@ -31,10 +31,36 @@ pub enum Kind {
     Data = 0x20,
     /// Server: a write, zero or sync is done.
     Done = 0x21,
+    /// Destination: writes are to be tracked.
+    Track = 0x40,
+    /// Destination: the pages written since a round, please.
+    Round = 0x41,
+    /// Destination: the region, please.
+    Finalize = 0x42,
+    /// Destination: what became of a vote?
+    Status = 0x43,
+    /// Destination: the region is taken.
+    Taken = 0x44,
+    /// Destination: all of it is there.
+    Complete = 0x45,
+    /// Source: writes are tracked.
+    Tracking = 0x50,
+    /// Source: the pages of a round.
+    Dirty = 0x51,
+    /// Source: a vote is being acted on.
+    Pending = 0x52,
+    /// Source: the region is the destination's.
+    Given = 0x53,
+    /// Source: a vote will never be acted on.
+    Aborted = 0x54,
+    /// Source: nothing is left here.
+    Drained = 0x55,
+    /// Source: an attempt is refused.
+    Refused = 0x56,
 }
 
 impl Kind {
-    const ALL: [Kind; 12] = [
+    const ALL: [Kind; 25] = [
         Kind::Hello,
         Kind::Welcome,
         Kind::Error,
@@ -47,10 +73,28 @@ impl Kind {
         Kind::Release,
         Kind::Data,
         Kind::Done,
+        Kind::Track,
+        Kind::Round,
+        Kind::Finalize,
+        Kind::Status,
+        Kind::Taken,
+        Kind::Complete,
+        Kind::Tracking,
+        Kind::Dirty,
+        Kind::Pending,
+        Kind::Given,
+        Kind::Aborted,
+        Kind::Drained,
+        Kind::Refused,
     ];
 
     fn from_number(number: u16) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| *kind as u16 == number)
+    }
+
+    /// Whether it is said only where both sides have agreed to migrate.
+    pub fn is_of_migration(self) -> bool {
+        (0x40..0x60).contains(&(self as u16))
     }
 
     /// The flags that mean something in a frame of this kind.
@@ -128,8 +172,17 @@ impl Header {
     }
 
     /// The header that was received. It is intact, of a known kind, and its payload is no longer than that
-    /// kind allows; whether the range lies inside a region is not known here.
+    /// kind allows; whether the range lies inside a region is not known here. Frames of a migration are unknown.
     pub fn decode(bytes: &[u8; HEADER_LENGTH]) -> Result<Header> {
+        Header::decode_known(bytes, |kind| !kind.is_of_migration())
+    }
+
+    /// The same on a connection where both sides have agreed to migrate.
+    pub fn decode_migrating(bytes: &[u8; HEADER_LENGTH]) -> Result<Header> {
+        Header::decode_known(bytes, |_| true)
+    }
+
+    fn decode_known(bytes: &[u8; HEADER_LENGTH], known: impl Fn(Kind) -> bool) -> Result<Header> {
         if bytes[..4] != MAGIC {
             return Err(corrupt("it does not begin as a frame of r3map does: another protocol is spoken here"));
         }
@@ -137,7 +190,7 @@ impl Header {
             return Err(corrupt("its header fails the checksum"));
         }
         let number = u16_at(bytes, 4);
-        let kind = Kind::from_number(number).ok_or_else(|| {
+        let kind = Kind::from_number(number).filter(|kind| known(*kind)).ok_or_else(|| {
             Error::new(Code::Unsupported, format!("a frame of the unknown type {number:#06x}: one side is too old"))
         })?;
         let header = Header {
@@ -168,6 +221,11 @@ impl Header {
             Kind::Close | Kind::Read | Kind::Zero | Kind::Sync | Kind::Claim | Kind::Release | Kind::Done => {
                 payload == 0
             }
+            Kind::Given => payload <= MAX_PAYLOAD,
+            Kind::Dirty => payload <= MAX_DIRTY,
+            Kind::Aborted | Kind::Refused => payload as usize <= 64 + MAX_MESSAGE,
+            Kind::Track | Kind::Round | Kind::Finalize | Kind::Status | Kind::Taken | Kind::Complete => payload <= 256,
+            Kind::Tracking | Kind::Pending | Kind::Drained => payload <= 256,
         };
         if fits {
             return Ok(());
@@ -175,6 +233,9 @@ impl Header {
         Err(corrupt(format!("a {:?} of {} bytes has a payload of {payload}", self.kind, self.length)))
     }
 }
+
+/// The longest DIRTY in bytes: a set of pages and a little more.
+const MAX_DIRTY: u32 = (4 << 20) + 256;
 
 fn corrupt(what: impl std::fmt::Display) -> Error {
     Error::new(Code::Corrupt, format!("a frame was refused: {what}"))

@@ -2,6 +2,7 @@
 
 mod faults;
 mod frames;
+mod migration;
 mod restarts;
 mod round_trips;
 mod server;
