@@ -372,7 +372,8 @@ void r3map_mount_options_set_read_only(r3map_mount_options *options, bool read_o
 
 // URL of a local backend that keeps pulled chunks. By default they are kept in memory. A file is new at each mount and
 // goes when that is closed or discarded.
-void r3map_mount_options_set_cache(r3map_mount_options *options, const char *url);
+void r3map_mount_options_set_cache(r3map_mount_options *options,
+                                   const char *url);
 
 // Whether a cache is resumed though its backend has no identity to compare. False by default.
 void r3map_mount_options_set_cache_trust(r3map_mount_options *options, bool trust);

@@ -81,7 +81,7 @@ fn doctor_says_of_every_device_whether_it_works() {
     assert_eq!(report["kernel"], kernel.trim());
     let devices = report["devices"].as_array().unwrap();
     let names: Vec<_> = devices.iter().map(|device| device["device"].as_str().unwrap()).collect();
-    assert_eq!(names, ["nbd", "userfaultfd", "fuse"]);
+    assert_eq!(names, ["userfaultfd", "nbd", "fuse"]);
     let text = succeeds(&["doctor"]);
     assert!(text.contains(kernel.trim()));
     for device in devices {

@@ -195,12 +195,17 @@ impl Region {
 
     fn request(self: &Arc<Self>, key: Key, pages: Range<u64>, priority: Priority, deadline: Option<Instant>) {
         let bytes = self.bytes_of(&pages);
-        let region = self.clone();
+        // What is under way at a server that is away must not keep a region that nobody holds any more.
+        let region = Arc::downgrade(self);
         self.backend.clone().submit(Request {
             operation: Operation::Read { offset: bytes.start, buffer: Buffer::new((bytes.end - bytes.start) as usize) },
             priority,
             deadline,
-            completion: Completion::new(move |outcome| region.land(key, outcome)),
+            completion: Completion::new(move |outcome| {
+                if let Some(region) = region.upgrade() {
+                    region.land(key, outcome);
+                }
+            }),
         });
     }
 

@@ -105,8 +105,12 @@ impl Region {
             let mut data = Buffer::new(length as usize);
             self.read_store(&mut data, bytes.start).map(|()| Operation::Write { offset: bytes.start, data })
         };
-        let region = self.clone();
-        let completion = Completion::new(move |outcome| region.pushed(number, pages, length, outcome));
+        let region = Arc::downgrade(self);
+        let completion = Completion::new(move |outcome| {
+            if let Some(region) = region.upgrade() {
+                region.pushed(number, pages, length, outcome);
+            }
+        });
         match operation {
             Err(error) => completion.complete(Err(error)),
             Ok(operation) => {
