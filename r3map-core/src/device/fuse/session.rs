@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::channel::{Answer, Channel, data_room};
+use super::channel::{Answer, BACKGROUND, Channel, data_room};
 use super::parked::{Parked, Table, What};
 use super::wire::{self, Attributes, HEAD, Head};
 use crate::backend::{self, Backend, Completion, Operation, Priority, Reply, Request};
@@ -367,11 +367,19 @@ fn written(length: usize) -> Answer<'static> {
     Answer::Fields(wire::Body::default().u32(length as u32).u32(0))
 }
 
+/// Fills what serving threads take buffers from, of every size: before kernel 6.6 a store into the mapped file
+/// that waits for write-back holds the address space's lock, so a thread of this process that then maps memory
+/// waits for the store, and the store for the answers of that thread.
+fn stock(longest: usize, threads: usize) {
+    let count = usize::from(BACKGROUND) + threads;
+    for size in (0..).map(|power| 4096 << power).take_while(|size| *size < 2 * longest) {
+        drop((0..count).map(|_| Buffer::new(size)).collect::<Vec<_>>());
+    }
+}
+
 /// Starts the threads that serve and watch; they end when the connection and the session do.
 pub fn start(session: &Arc<Session>, first: Channel, threads: usize) -> io::Result<Vec<std::thread::JoinHandle<()>>> {
-    // Serving threads must not map memory while another thread of this process faults on the file, so what
-    // they take buffers from is filled before.
-    drop((0..32).map(|_| Buffer::new(session.longest)).collect::<Vec<_>>());
+    stock(data_room(session.longest), threads);
     let first = Arc::new(first);
     let mut started = Vec::new();
     for index in 0..threads {
