@@ -702,6 +702,68 @@ print('dirty', flush=True); sys.stdin.read()";
 }
 
 #[test]
+fn a_store_that_waits_for_write_back_does_not_keep_its_own_process_from_serving_that() {
+    need_fuse!();
+    // In a process of its own, so that nobody has asked for buffers before.
+    let mut server = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "serve_while_a_store_waits", "--ignored", "--nocapture"])
+        .spawn()
+        .unwrap();
+    let until = Instant::now() + 2 * LONG;
+    while server.try_wait().unwrap().is_none() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // Does nothing to one that has ended.
+    server.kill().unwrap();
+    assert!(server.wait().unwrap().success());
+}
+
+/// Runs in a process of its own.
+#[test]
+#[ignore = "started by another test"]
+fn serve_while_a_store_waits() {
+    const MIB: usize = 1 << 20;
+    let backend = Troubled::new(16 * MIB as u64);
+    let mount = mount(backend.clone());
+    let file = open(&mount.path().unwrap());
+    let bytes = pattern(MIB, 1);
+    // SAFETY: the mapping goes before the mount does, and no other access overlaps.
+    let mut map = unsafe { memmap2::MmapMut::map_mut(&file).unwrap() };
+    let (tell, told) = std::sync::mpsc::channel();
+    let (start, started) = std::sync::mpsc::channel();
+    map[0] = 1;
+    let storing = std::thread::spawn(move || {
+        // SAFETY: gettid has no preconditions.
+        tell.send(unsafe { libc::gettid() }).unwrap();
+        started.recv().unwrap();
+        map[0] = 2;
+    });
+    let state = format!("/proc/self/task/{}/stat", told.recv().unwrap());
+    let write_back = |offset: usize, size: usize| {
+        // SAFETY: a plain call on a descriptor that is open.
+        let started =
+            unsafe { libc::sync_file_range(file.as_raw_fd(), offset as i64, size as i64, libc::SYNC_FILE_RANGE_WRITE) };
+        assert_eq!(started, 0);
+    };
+    backend.held.store(true, Ordering::SeqCst);
+    write_back(0, 4096);
+    let first = backend.take(1);
+    backend.held.store(false, Ordering::SeqCst);
+    start.send(()).unwrap();
+    eventually("the store waits", || fs::read_to_string(&state).unwrap().contains(") D "));
+    // From here on kernels before 6.6 let nobody in this process map memory.
+    for (index, size) in (0..=8).map(|power| 4096 << power).enumerate() {
+        let (offset, before) = ((1 + index) * MIB, backend.writes.load(Ordering::SeqCst));
+        file.write_all_at(&bytes[..size], offset as u64).unwrap();
+        write_back(offset, size);
+        eventually("it is written back", || backend.writes.load(Ordering::SeqCst) > before);
+    }
+    first.into_iter().for_each(|request| backend.answer(request));
+    storing.join().unwrap();
+    mount.close().unwrap();
+}
+
+#[test]
 fn three_hundred_mounts_in_a_row_leave_nothing_behind() {
     need_fuse!();
     // In a process of its own, so that tests running at the same time do not count.

@@ -13,8 +13,9 @@ use crate::error::{Code, Error, Result};
 const LONGEST: usize = 1 << 20;
 /// What a read of the device must have room for at least.
 const SMALLEST_BUFFER: usize = 8192;
-/// Read-ahead and write-back requests under way at once: enough to fill a long line.
-const BACKGROUND: u16 = 64;
+/// Read-ahead and write-back requests under way at once: enough to fill a long line, and with the buffers of the
+/// serving threads no more of the longest than are kept for reuse.
+pub const BACKGROUND: u16 = 30;
 
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::channel::{Answer, Channel, data_room};
+use super::channel::{Answer, BACKGROUND, Channel, data_room};
 use super::parked::{Parked, Table, What};
 use super::wire::{self, Attributes, HEAD, Head};
 use crate::backend::{self, Backend, Completion, Operation, Priority, Reply, Request};
@@ -367,11 +367,34 @@ fn written(length: usize) -> Answer<'static> {
     Answer::Fields(wire::Body::default().u32(length as u32).u32(0))
 }
 
+/// Fills what buffers of misses are taken from, of every size: before kernel 6.6 a store into the mapped file
+/// that waits for write-back holds the address space's lock, so a thread of this process that then maps memory
+/// waits for the store, and the store for the answers of that thread. Later kernels need less of it, and a
+/// local region, which is answered in place, none.
+fn stock(session: &Session, threads: usize) {
+    if session.region.info().local {
+        return;
+    }
+    let count = threads + if stores_hold_the_lock() { usize::from(BACKGROUND) } else { 8 };
+    let longest = data_room(session.longest);
+    for size in (0..).map(|power| 4096 << power).take_while(|size| *size < 2 * longest) {
+        drop((0..count).map(|_| Buffer::zeroed(size)).collect::<Vec<_>>());
+    }
+}
+
+/// Whether the kernel is older than 6.6, or does not say how old it is.
+fn stores_hold_the_lock() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map(|part| part.parse::<u32>());
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < (6, 6),
+        _ => true,
+    }
+}
+
 /// Starts the threads that serve and watch; they end when the connection and the session do.
 pub fn start(session: &Arc<Session>, first: Channel, threads: usize) -> io::Result<Vec<std::thread::JoinHandle<()>>> {
-    // Serving threads must not map memory while another thread of this process faults on the file, so what
-    // they take buffers from is filled before.
-    drop((0..32).map(|_| Buffer::zeroed(session.longest)).collect::<Vec<_>>());
+    stock(session, threads);
     let first = Arc::new(first);
     let mut started = Vec::new();
     for index in 0..threads {
