@@ -4,6 +4,7 @@ mod nbd;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,7 +21,11 @@ fn spawn(test: &str, role: &str) -> Child {
 }
 
 fn command(test: &str, role: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
+    command_of(&std::env::current_exe().unwrap(), test, role)
+}
+
+fn command_of(program: &Path, test: &str, role: &str) -> Command {
+    let mut command = Command::new(program);
     command.args([test, "--exact", "--nocapture"]).env(ROLE, role);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     command
@@ -223,12 +228,16 @@ fn without_the_privilege_the_error_says_what_is_needed() {
         return tell(&format!("{}: {error}", error.code().name()));
     }
     let Some(_machine) = machine() else { return };
-    let mut child = command(NAME, "nobody").uid(65534).gid(65534).spawn().unwrap();
+    // Where another user may run it: the build's own folder may be closed to others.
+    let program = std::env::temp_dir().join(format!("r3map-t311-{}", std::process::id()));
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let mut child = command_of(&program, NAME, "nobody").uid(65534).gid(65534).spawn().unwrap();
     assert_eq!(
         hear(&mut child),
         "permission_denied: attaching an NBD device needs root, or the capability CAP_SYS_ADMIN"
     );
     assert!(child.wait().unwrap().success());
+    std::fs::remove_file(program).unwrap();
 }
 
 #[test]
