@@ -10,6 +10,8 @@ use crate::wire::Identity;
 
 /// How long a writer whose connection broke may take to come back.
 pub const GRACE: Duration = Duration::from_secs(5);
+/// How long the end of a holder's connection may take to be noticed, before a newcomer is told that it lives.
+const NOTICE: Duration = Duration::from_millis(300);
 
 /// The lease of one export.
 #[derive(Default)]
@@ -77,13 +79,15 @@ impl Lease {
     /// Takes the lease for a client that is connected, waiting for a holder that may still come back. While
     /// another lives, or the wait is `stopped`, it is `busy`.
     pub fn claim(&self, client: Identity, display: &str, stopped: impl Fn() -> bool) -> Result<()> {
+        let begun = Instant::now();
         let mut state = self.state();
         loop {
             let now = Instant::now();
             let left = match &state.holder {
                 Some(holder) if holder.client == client => return Ok(()),
                 Some(Holder { until: Some(until), .. }) if *until > now => *until - now,
-                Some(Holder { until: None, display, .. }) => return Err(busy(display)),
+                Some(Holder { until: None, display, .. }) if now >= begun + NOTICE => return Err(busy(display)),
+                Some(Holder { until: None, .. }) => begun + NOTICE - now,
                 _ => {
                     state.holder = Some(Holder { client, display: display.to_owned(), until: None });
                     return Ok(());
