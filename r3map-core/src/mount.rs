@@ -358,9 +358,10 @@ impl Inner {
         Ok(())
     }
 
-    /// The pages kept here that the app sees, if any are.
+    /// The pages kept here that the app sees, if any are. Those made for a slice that could not be attached are not.
     fn kept(&self) -> Option<&Arc<Managed>> {
-        self.sliced.get().or(self.managed.as_ref())
+        let is_sliced = self.device.get().is_some_and(|device| device.kind() == Kind::Userfaultfd);
+        self.sliced.get().filter(|_| is_sliced).or(self.managed.as_ref())
     }
 
     fn check_resident(&self, what: &str) -> Result<()> {
