@@ -149,6 +149,7 @@ fn welcome() -> Welcome {
     Welcome {
         version: 1,
         features: 0,
+        moving: None,
         size: 1 << 20,
         read_only: false,
         chunk_size: 256 << 10,

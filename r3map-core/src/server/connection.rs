@@ -142,6 +142,7 @@ impl Connection {
         Welcome {
             version,
             features: 0,
+            moving: None,
             size: info.size,
             read_only: self.export.read_only,
             chunk_size: info.chunk_size.max(CHUNK_SIZE),

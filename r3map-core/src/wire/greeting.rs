@@ -1,6 +1,7 @@
 //! The payloads that are more than bytes: HELLO, WELCOME and ERROR.
 
 use crate::error::{Code, Error, Result};
+use crate::page::PAGE;
 use crate::wire::header::RETRYABLE;
 use crate::wire::{Header, Identity, Kind, MAX_MESSAGE, MAX_NAME};
 
@@ -9,8 +10,10 @@ use crate::wire::{Header, Identity, Kind, MAX_MESSAGE, MAX_NAME};
 pub struct Hello {
     /// The oldest and the newest version of the protocol that the client speaks.
     pub versions: (u16, u16),
-    /// Features the client would use; none are defined yet.
+    /// Features the client would use, but for [`MIGRATE`].
     pub features: u64,
+    /// Of a client that would have the region moved to it: the session, or zeros where none has begun.
+    pub session: Option<Identity>,
     /// Names the client for as long as it has the export open.
     pub client: Identity,
     /// Counts the connections the client made in this role: a newer one ends the older.
@@ -30,8 +33,10 @@ pub struct Hello {
 pub struct Welcome {
     /// The version of the protocol that is spoken from here on.
     pub version: u16,
-    /// The features that are used from here on.
+    /// The features that are used from here on, but for [`MIGRATE`].
     pub features: u64,
+    /// Of a region that may be moved, where the client asked for that.
+    pub moving: Option<Moving>,
     /// Size of the region in bytes.
     pub size: u64,
     /// Whether writes are refused.
@@ -48,6 +53,32 @@ pub struct Welcome {
     pub keeper: Identity,
 }
 
+/// A region that may be moved to the client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moving {
+    /// How often the region has changed hands.
+    pub epoch: u64,
+    /// Sizes in bytes of the regions that move as one, each of which begins at a whole page: one or more.
+    pub parts: Vec<u64>,
+}
+
+impl Moving {
+    /// Where the next part begins, given where this one of `size` bytes does; `None` past all that can be.
+    pub fn after(start: u64, size: u64) -> Option<u64> {
+        start.checked_add(size.checked_next_multiple_of(PAGE)?)
+    }
+
+    /// How many bytes all parts have: the last page may be short.
+    pub fn size(&self) -> Option<u64> {
+        let (last, before) = self.parts.split_last()?;
+        before.iter().try_fold(0, |start, size| Moving::after(start, *size))?.checked_add(*last)
+    }
+}
+
+/// Feature: frames of a migration are spoken, and the greetings say what that needs.
+pub const MIGRATE: u64 = 1;
+/// The most regions that move as one.
+pub const MAX_PARTS: usize = 256;
 const READ_ONLY: u32 = 1;
 const WRITE: u16 = 1;
 
@@ -59,13 +90,14 @@ impl Hello {
         bytes.extend(self.versions.1.to_le_bytes());
         bytes.extend(self.role.to_le_bytes());
         bytes.extend((if self.write { WRITE } else { 0 }).to_le_bytes());
-        bytes.extend(self.features.to_le_bytes());
+        bytes.extend((self.features | if self.session.is_some() { MIGRATE } else { 0 }).to_le_bytes());
         bytes.extend(self.client);
         bytes.extend(self.generation.to_le_bytes());
         bytes.extend((self.export.len() as u16).to_le_bytes());
         bytes.extend((self.display.len() as u16).to_le_bytes());
         bytes.extend(self.export.as_bytes());
         bytes.extend(self.display.as_bytes());
+        bytes.extend(self.session.iter().flatten());
         bytes
     }
 
@@ -82,7 +114,9 @@ impl Hello {
         let export = fields.text(export)?;
         let display = fields.text(display)?;
         check_name(&export)?;
-        Ok(Hello { versions, features, client, generation, role, write: intent & WRITE != 0, export, display })
+        let session = if features & MIGRATE != 0 { Some(fields.identity()?) } else { None };
+        let features = features & !MIGRATE;
+        Ok(Hello { versions, features, session, client, generation, role, write: intent & WRITE != 0, export, display })
     }
 }
 
@@ -93,7 +127,7 @@ impl Welcome {
         bytes.extend(self.version.to_le_bytes());
         bytes.extend(0_u16.to_le_bytes());
         bytes.extend((if self.read_only { READ_ONLY } else { 0 }).to_le_bytes());
-        bytes.extend(self.features.to_le_bytes());
+        bytes.extend((self.features | if self.moving.is_some() { MIGRATE } else { 0 }).to_le_bytes());
         bytes.extend(self.size.to_le_bytes());
         bytes.extend(self.chunk_size.to_le_bytes());
         bytes.extend(self.alignment.to_le_bytes());
@@ -101,6 +135,11 @@ impl Welcome {
         bytes.extend(0_u32.to_le_bytes());
         bytes.extend(self.identity);
         bytes.extend(self.keeper);
+        if let Some(Moving { epoch, parts }) = &self.moving {
+            bytes.extend(epoch.to_le_bytes());
+            bytes.extend((parts.len() as u32).to_le_bytes());
+            parts.iter().for_each(|size| bytes.extend(size.to_le_bytes()));
+        }
         bytes
     }
 
@@ -112,6 +151,8 @@ impl Welcome {
         let (features, size) = (fields.u64()?, fields.u64()?);
         let (chunk_size, alignment, max_request, _) = (fields.u32()?, fields.u32()?, fields.u32()?, fields.u32()?);
         let (identity, keeper) = (fields.identity()?, fields.identity()?);
+        let moving = if features & MIGRATE != 0 { Some(Moving::take(&mut fields)?) } else { None };
+        let features = features & !MIGRATE;
         let chunk = (4 << 10)..=(32 << 20);
         let sound = chunk_size.is_power_of_two()
             && chunk.contains(&chunk_size)
@@ -119,12 +160,25 @@ impl Welcome {
             && max_request > 0
             && max_request <= crate::wire::MAX_PAYLOAD
             && alignment <= max_request
-            && size <= i64::MAX as u64;
+            && size <= i64::MAX as u64
+            && moving.as_ref().is_none_or(|moving| moving.size() == Some(size));
         if !sound {
             return Err(Error::new(Code::Corrupt, "a WELCOME was refused: its sizes make no sense"));
         }
         let read_only = flags & READ_ONLY != 0;
-        Ok(Welcome { version, features, size, read_only, chunk_size, alignment, max_request, identity, keeper })
+        Ok(Welcome { version, features, moving, size, read_only, chunk_size, alignment, max_request, identity, keeper })
+    }
+}
+
+impl Moving {
+    fn take(fields: &mut Fields<'_>) -> Result<Moving> {
+        let (epoch, count) = (fields.u64()?, fields.u32()? as usize);
+        if !(1..=MAX_PARTS).contains(&count) {
+            let message = format!("a WELCOME was refused: {count} regions that move as one");
+            return Err(Error::new(Code::Corrupt, message));
+        }
+        let parts = (0..count).map(|_| fields.u64()).collect::<Result<_>>()?;
+        Ok(Moving { epoch, parts })
     }
 }
 

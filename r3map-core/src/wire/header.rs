@@ -31,6 +31,10 @@ pub enum Kind {
     Data = 0x20,
     /// Server: a write, zero or sync is done.
     Done = 0x21,
+    /// Destination: hashes of `length` bytes at `offset`, please, a [`BLOCK`] each.
+    Digest = 0x14,
+    /// Source: those hashes.
+    Digests = 0x22,
     /// Destination: writes are to be tracked.
     Track = 0x40,
     /// Destination: the pages written since a round, please.
@@ -60,7 +64,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 25] = [
+    const ALL: [Kind; 27] = [
         Kind::Hello,
         Kind::Welcome,
         Kind::Error,
@@ -73,6 +77,8 @@ impl Kind {
         Kind::Release,
         Kind::Data,
         Kind::Done,
+        Kind::Digest,
+        Kind::Digests,
         Kind::Track,
         Kind::Round,
         Kind::Finalize,
@@ -94,7 +100,7 @@ impl Kind {
 
     /// Whether it is said only where both sides have agreed to migrate.
     pub fn is_of_migration(self) -> bool {
-        (0x40..0x60).contains(&(self as u16))
+        matches!(self, Kind::Digest | Kind::Digests) || (0x40..0x60).contains(&(self as u16))
     }
 
     /// The flags that mean something in a frame of this kind.
@@ -221,6 +227,10 @@ impl Header {
             Kind::Close | Kind::Read | Kind::Zero | Kind::Sync | Kind::Claim | Kind::Release | Kind::Done => {
                 payload == 0
             }
+            Kind::Digest => payload == 0,
+            Kind::Digests => {
+                self.length <= u64::from(MAX_PAYLOAD) && u64::from(payload) == self.length.div_ceil(BLOCK) * HASH
+            }
             Kind::Given => payload <= MAX_PAYLOAD,
             Kind::Dirty => payload <= MAX_DIRTY,
             Kind::Aborted | Kind::Refused => payload as usize <= 64 + MAX_MESSAGE,
@@ -234,6 +244,10 @@ impl Header {
     }
 }
 
+/// How many bytes one hash is of, in bytes; the last of a range may be of fewer.
+pub const BLOCK: u64 = 64 << 10;
+/// Length of a hash in bytes: BLAKE3.
+pub const HASH: u64 = 32;
 /// The longest DIRTY in bytes: a set of pages and a little more.
 const MAX_DIRTY: u32 = (4 << 20) + 256;
 

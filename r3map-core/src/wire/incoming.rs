@@ -26,12 +26,20 @@ pub struct Incoming {
     end: usize,
     /// When the frame that is being received must be complete.
     deadline: Option<Instant>,
+    /// Whether frames of a migration are known here.
+    migrates: bool,
 }
 
 impl Incoming {
     /// Nothing received yet.
     pub fn new() -> Incoming {
-        Incoming { ahead: vec![0; AHEAD].into_boxed_slice(), start: 0, end: 0, deadline: None }
+        Incoming { ahead: vec![0; AHEAD].into_boxed_slice(), start: 0, end: 0, deadline: None, migrates: false }
+    }
+
+    /// From here on frames of a migration are known: both sides have agreed to them.
+    #[allow(dead_code)] // Used once seeds are served.
+    pub fn migrate(&mut self) {
+        self.migrates = true;
     }
 
     /// The next header, or `None` when the peer ended its side between frames or the channel was stopped.
@@ -50,7 +58,7 @@ impl Incoming {
                 self.deadline = [silence, end].into_iter().flatten().min();
             }
             if let Some(bytes) = self.ahead[self.start..self.end].first_chunk::<HEADER_LENGTH>() {
-                let header = Header::decode(bytes)?;
+                let header = if self.migrates { Header::decode_migrating(bytes) } else { Header::decode(bytes) }?;
                 self.start += HEADER_LENGTH;
                 return Ok(Some(header));
             }

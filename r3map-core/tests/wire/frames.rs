@@ -59,6 +59,7 @@ fn greetings_are_the_golden_ones() {
     let hello = Hello {
         versions: (1, 1),
         features: 0,
+        session: None,
         client: numbered(0),
         generation: 3,
         role: 1,
@@ -72,6 +73,7 @@ fn greetings_are_the_golden_ones() {
     let welcome = Welcome {
         version: 1,
         features: 0,
+        moving: None,
         size: 1_234_567,
         read_only: true,
         chunk_size: 256 << 10,

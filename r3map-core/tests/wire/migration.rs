@@ -3,7 +3,8 @@
 use r3map_core::Code;
 use r3map_core::migration::runs::Runs;
 use r3map_core::migration::{Dirty, Message, Moved, Vote};
-use r3map_core::wire::{HEADER_LENGTH, Header, Kind};
+use r3map_core::wire::greeting::Moving;
+use r3map_core::wire::{HEADER_LENGTH, Header, Hello, Kind, Welcome};
 
 use crate::support::pattern;
 
@@ -63,6 +64,22 @@ fn bytes(hex: &str) -> Vec<u8> {
 fn numbered(first: u8) -> [u8; 16] {
     std::array::from_fn(|index| first + index as u8)
 }
+
+const HELLO: &str = "\
+    72336d57010000000000000000000000000000000000000000000000000000004500000021f7a185000000004e1d1a5a\
+    01000100010001000100000000000000000102030405060708090a0b0c0d0e0f0300000000000000050004006d6f6465\
+    6c74657374303132333435363738393a3b3c3d3e3f";
+const WELCOME: &str = "\
+    72336d570200000000000000000000000000000000000000000000000000000064000000d802bec300000000143eabf4\
+    010000000000000001000000000000001027000000000000000004000100000000000002000000001011121314151617\
+    18191a1b1c1d1e1f202122232425262728292a2b2c2d2e2f070000000000000002000000881300000000000010070000\
+    00000000";
+const DIGEST: &str = "\
+    72336d571400000005000000000000000000010000000000a086010000000000000000000000000000000000027952d1";
+const DIGESTS: &str = "\
+    72336d572200000005000000000000000000010000000000a08601000000000040000000eb366dfb0000000092a386cc\
+    000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f202122232425262728292a2b2c2d2e2f\
+    303132333435363738393a3b3c3d3e3f";
 
 fn golden() -> Vec<(&'static str, Message)> {
     let (attempt, session) = (numbered(0x40), numbered(0x20));
@@ -143,5 +160,58 @@ fn a_message_that_claims_more_than_its_kind_allows_is_refused_before_anything_is
     {
         let claim = Header { kind, payload, ..header };
         assert_eq!(Header::decode_migrating(&claim.encode()).unwrap_err().code(), Code::Corrupt, "{kind:?}");
+    }
+}
+
+#[test]
+fn greetings_of_a_migration_say_the_session_the_epoch_and_the_parts() {
+    let numbered = |first: u8| std::array::from_fn(|index| first + index as u8);
+    let hello = Hello {
+        versions: (1, 1),
+        features: 0,
+        session: Some(numbered(48)),
+        client: numbered(0),
+        generation: 3,
+        role: 1,
+        write: true,
+        export: "model".to_owned(),
+        display: "test".to_owned(),
+    };
+    let frame = bytes(HELLO);
+    assert_eq!(Hello::decode(&frame[HEADER_LENGTH..]).unwrap(), hello);
+    assert_eq!(hello.encode(), frame[HEADER_LENGTH..]);
+    let welcome = Welcome {
+        version: 1,
+        features: 0,
+        moving: Some(Moving { epoch: 7, parts: vec![5000, 1808] }),
+        size: 10_000,
+        read_only: false,
+        chunk_size: 256 << 10,
+        alignment: 1,
+        max_request: 32 << 20,
+        identity: numbered(16),
+        keeper: numbered(32),
+    };
+    let frame = bytes(WELCOME);
+    assert_eq!(Welcome::decode(&frame[HEADER_LENGTH..]).unwrap(), welcome);
+    assert_eq!(welcome.encode(), frame[HEADER_LENGTH..]);
+    for parts in [vec![], vec![10_001], vec![5000, 5000], vec![u64::MAX, 1], vec![1; 257]] {
+        let other = Welcome { moving: Some(Moving { epoch: 7, parts }), ..welcome.clone() };
+        assert_eq!(Welcome::decode(&other.encode()).unwrap_err().code(), Code::Corrupt);
+    }
+}
+
+#[test]
+fn hashes_are_asked_for_and_answered_in_frames_as_long_as_their_range_says() {
+    for (golden, kind) in [(DIGEST, Kind::Digest), (DIGESTS, Kind::Digests)] {
+        let frame = bytes(golden);
+        let (header, payload) = frame.split_first_chunk::<HEADER_LENGTH>().unwrap();
+        let decoded = Header::decode_migrating(header).unwrap();
+        assert_eq!(decoded, Header::new(kind, 5).about(65536, 100_000).with_payload(payload));
+        assert_eq!(Header::decode(header).unwrap_err().code(), Code::Unsupported);
+        for payload in [1, 63, 96, u32::MAX] {
+            let claim = Header { payload, ..decoded };
+            assert_eq!(Header::decode_migrating(&claim.encode()).unwrap_err().code(), Code::Corrupt);
+        }
     }
 }

@@ -93,6 +93,7 @@ impl Client {
         let hello = Hello {
             versions: (wire::OLDEST_VERSION, wire::NEWEST_VERSION),
             features: 0,
+            session: None,
             client: socket::random()?,
             generation: 1,
             role: 0,
@@ -359,7 +360,10 @@ fn greet(socket: OwnedFd, hello: &Hello, deadline: Instant) -> Result<(Connected
         Kind::Error => return Ok((Connected { channel, incoming }, Err(greeting::decode_error(&header, &payload)))),
         other => return Err(Error::new(Code::Corrupt, format!("the server answered a HELLO with {other:?}"))),
     };
-    if !(wire::OLDEST_VERSION..=wire::NEWEST_VERSION).contains(&welcome.version) || welcome.features != 0 {
+    if !(wire::OLDEST_VERSION..=wire::NEWEST_VERSION).contains(&welcome.version)
+        || welcome.features != 0
+        || welcome.moving.is_some()
+    {
         return Err(Error::new(Code::Corrupt, "the server chose a version or feature that was not offered"));
     }
     Ok((Connected { channel, incoming }, Ok(welcome)))

@@ -82,6 +82,7 @@ pub fn hello(export: &str) -> Hello {
     Hello {
         versions: (1, 1),
         features: 0,
+        session: None,
         client: *b"a client of test",
         generation: 1,
         role: 0,
