@@ -10,8 +10,9 @@ use r3map_core::backend::{BackendOptions, Operation, Priority, Reply};
 use r3map_core::buffer::Buffer;
 use r3map_core::{Backend, Code, ExportOptions};
 
-use crate::support::proxy::Proxy;
-use crate::support::{SOON, authority, memory_server, open, pattern, read, server, submit, wait};
+use r3map_chaos::{Direction, Fault};
+
+use crate::support::{SOON, memory_server, network, open, pattern, read, server, submit, wait};
 
 const BRIEFLY: Duration = Duration::from_millis(200);
 
@@ -20,7 +21,7 @@ fn a_client_reads_on_after_its_connection_was_cut() {
     let (_server, url, memory) = memory_server("region", 1 << 20);
     let bytes = pattern(1 << 20, 5);
     memory.write_at(&bytes, 0).unwrap();
-    let proxy = Proxy::to(authority(&url));
+    let proxy = network(&url);
     let backend = open(&proxy.url("region")).unwrap();
     for round in 0..20 {
         proxy.cut();
@@ -32,7 +33,7 @@ fn a_client_reads_on_after_its_connection_was_cut() {
 #[test]
 fn cuts_in_the_middle_of_everything_lose_and_double_nothing() {
     let (_server, url, memory) = memory_server("region", 32 << 20);
-    let proxy = Arc::new(Proxy::to(authority(&url)));
+    let proxy = Arc::new(network(&url));
     let backend = open(&proxy.url("region")).unwrap();
     let done = Arc::new(AtomicBool::new(false));
     let cutter = std::thread::spawn({
@@ -72,15 +73,16 @@ fn a_bit_that_flips_on_the_way_is_noticed_and_the_bytes_are_fetched_again() {
     let (_server, url, memory) = memory_server("region", 1 << 20);
     let bytes = pattern(1 << 20, 9);
     memory.write_at(&bytes, 0).unwrap();
-    let proxy = Proxy::to(authority(&url));
+    let proxy = network(&url);
     let backend = open(&proxy.url("region")).unwrap();
     for round in 0..10 {
-        proxy.flip(1 + round % 3);
+        let direction = if round % 2 == 0 { Direction::Down } else { Direction::Up };
+        proxy.plan(direction, round * 37, Fault::Corrupt);
         assert!(read(&backend, 1 << 20, 0) == bytes);
-        let changed = pattern(4096, round as u64);
+        let changed = pattern(4096, round);
         backend.write_at(&changed, 0).unwrap();
         assert!(read(&backend, 4096, 0) == changed);
-        assert!(proxy.has_flipped());
+        assert_eq!(proxy.planned(), 0);
         backend.write_at(&bytes[..4096], 0).unwrap();
     }
 }
@@ -89,7 +91,7 @@ fn a_bit_that_flips_on_the_way_is_noticed_and_the_bytes_are_fetched_again() {
 fn a_server_that_falls_silent_is_a_timeout_and_may_come_back() {
     let (_server, url, memory) = memory_server("region", 1 << 20);
     memory.write_at(&[7; 4096], 0).unwrap();
-    let proxy = Proxy::to(authority(&url));
+    let proxy = network(&url);
     let backend = open(&proxy.url("region")).unwrap();
     proxy.swallow(true);
     let operation = Operation::Read { offset: 0, buffer: Buffer::new(4096) };
@@ -104,7 +106,7 @@ fn a_server_that_falls_silent_is_a_timeout_and_may_come_back() {
 #[test]
 fn more_writes_than_a_silent_server_takes_block_nobody_past_their_deadline() {
     let (_server, url, _memory) = memory_server("region", 64 << 20);
-    let proxy = Proxy::to(authority(&url));
+    let proxy = network(&url);
     let backend = open(&proxy.url("region")).unwrap();
     // The proxy does not even read, so that the socket fills.
     proxy.stall(true);
@@ -177,7 +179,7 @@ fn a_lost_descriptor_is_disconnected_for_good() {
 fn bulk_traffic_in_flight_does_not_keep_demand_waiting() {
     let (_server, url, memory) = memory_server("region", 64 << 20);
     memory.write_at(&pattern(64 << 20, 2), 0).unwrap();
-    let proxy = Proxy::to(authority(&url));
+    let proxy = network(&url);
     let backend = open(&proxy.url("region")).unwrap();
     // The bulk connection is the second; it alone is stalled once it is there.
     let bulk = |offset| Operation::Read { offset, buffer: Buffer::new(1 << 20) };

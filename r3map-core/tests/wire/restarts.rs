@@ -7,8 +7,7 @@ use std::sync::Arc;
 use r3map_core::backend::memory::Memory;
 use r3map_core::{Backend, Code, ExportOptions, Info, Result, Server, ServerOptions};
 
-use crate::support::proxy::Proxy;
-use crate::support::{authority, memory_server, open, pattern, read, server, tempdir};
+use crate::support::{authority, memory_server, network, open, pattern, read, server, tempdir};
 
 /// Not a test: the process that serves a file until it is killed, started by the test below.
 #[test]
@@ -81,7 +80,7 @@ fn another_region_behind_the_same_url_is_corrupt_and_never_read() {
     let (_third, longer, _) = memory_server("region", 1 << 21);
     memory.write_at(&[9; 4096], 0).unwrap();
     for (target, difference) in [(&other, "another identity"), (&longer, "2097152 bytes instead of 1048576")] {
-        let proxy = Proxy::to(authority(&url));
+        let proxy = network(&url);
         let backend = open(&proxy.url("region")).unwrap();
         assert_eq!(read(&backend, 10, 0), [0; 10]);
         proxy.lead_to(authority(target));
@@ -97,7 +96,7 @@ fn another_region_behind_the_same_url_is_corrupt_and_never_read() {
 fn an_export_that_is_gone_after_a_restart_is_not_found() {
     let (_first, url, _) = memory_server("region", 1 << 20);
     let (_second, other, _) = memory_server("another", 1 << 20);
-    let proxy = Proxy::to(authority(&url));
+    let proxy = network(&url);
     let backend = open(&proxy.url("region")).unwrap();
     proxy.lead_to(authority(&other));
     let error = backend.read_at(&mut [0; 10], 0).unwrap_err();
@@ -144,7 +143,7 @@ fn a_sync_does_not_cover_up_writes_that_a_restarted_server_may_have_lost() {
     let region = Known::new();
     let (_first, url) = serve(region.clone());
     let (_second, other) = serve(region);
-    let proxy = Proxy::to(authority(&url));
+    let proxy = network(&url);
     let backend = open(&proxy.url("region")).unwrap();
     backend.write_at(&[1; 100], 0).unwrap();
     backend.sync().unwrap();
@@ -165,7 +164,7 @@ fn a_server_that_closed_gracefully_lost_nothing() {
     let region = Known::new();
     let (first, url) = serve(region.clone());
     let (_second, other) = serve(region);
-    let proxy = Proxy::to(authority(&url));
+    let proxy = network(&url);
     let backend = open(&proxy.url("region")).unwrap();
     backend.write_at(&[1; 100], 0).unwrap();
     first.close().unwrap();

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use r3map_chaos::{Conditions, Network};
 use r3map_core::backend::memory::Memory;
 use r3map_core::backend::{self, Backend, BackendOptions, Completion, Operation, Priority, Reply, Request};
 use r3map_core::cancel::{Limit, Waiter};
 use r3map_core::{ExportOptions, Result, Server, ServerOptions};
 
 pub mod blocked;
-pub mod proxy;
 pub mod raw;
 
 /// Far more than anything here takes, and far less than for ever.
@@ -18,6 +18,11 @@ pub const SOON: Duration = Duration::from_secs(20);
 /// A server with short patience.
 pub fn server() -> Server {
     Server::new(ServerOptions { deadline: Duration::from_secs(5), ..ServerOptions::default() }).unwrap()
+}
+
+/// A network in front of the server at this URL that is told when to fail.
+pub fn network(url: &str) -> Network {
+    Network::to(authority(url), Conditions::default()).unwrap()
 }
 
 /// A server of one region of memory, as `name`, on TCP; and its address.
