@@ -3,6 +3,7 @@
 //! A record lies beside the region's bytes: `<file>.r3map`, or `.r3map.migration` inside a directory of chunks, whose
 //! `.r3map` says its shape and is written once. It is replaced whole: after a crash it is the old one or the new.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -145,10 +146,7 @@ pub struct Store(Place);
 enum Place {
     /// For regions that die with the process.
     Memory(Mutex<Option<Record>>),
-    Disk {
-        path: PathBuf,
-        directory: File,
-    },
+    Disk(PathBuf),
 }
 
 impl Store {
@@ -158,24 +156,21 @@ impl Store {
     }
 
     /// Beside a region's file, or inside its directory of chunks.
-    pub fn beside(region: &Path) -> Result<Store> {
-        let path = if region.is_dir() {
+    pub fn beside(region: &Path) -> Store {
+        Store(Place::Disk(if region.is_dir() {
             region.join(".r3map.migration")
         } else {
             let mut name = region.as_os_str().to_owned();
             name.push(".r3map");
             PathBuf::from(name)
-        };
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let directory = File::open(parent).map_err(|error| Error::io(format!("open {}", parent.display()), error))?;
-        Ok(Store(Place::Disk { path, directory }))
+        }))
     }
 
     /// The record, if there is one.
     pub fn load(&self) -> Result<Option<Record>> {
         match &self.0 {
             Place::Memory(record) => Ok(lock(record).clone()),
-            Place::Disk { path, .. } => {
+            Place::Disk(path) => {
                 let failed = |error| Error::io(format!("read {}", path.display()), error);
                 let file = match File::open(path) {
                     Ok(file) => file,
@@ -193,7 +188,7 @@ impl Store {
     pub fn save(&self, record: &Record) -> Result<()> {
         match &self.0 {
             Place::Memory(kept) => *lock(kept) = Some(record.clone()),
-            Place::Disk { path, directory } => {
+            Place::Disk(path) => {
                 let mut fresh = path.as_os_str().to_owned();
                 fresh.push(".new");
                 // What an app hands over is nobody else's business.
@@ -202,12 +197,22 @@ impl Store {
                     file.write_all(&record.encode())?;
                     file.sync_data()?;
                     std::fs::rename(&fresh, path)?;
-                    directory.sync_all()
+                    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+                    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
                 });
                 saved.map_err(|error| Error::io(format!("write {}", path.display()), error))?;
             }
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Place::Memory(_) => f.write_str("its record is in this process"),
+            Place::Disk(path) => write!(f, "its record is {}", path.display()),
+        }
     }
 }
 
@@ -238,7 +243,7 @@ mod tests {
         let place = directory("places");
         std::fs::write(place.join("region"), b"bytes").unwrap();
         std::fs::write(place.join(".r3map"), "size 1000000\nchunk 65536\n").unwrap();
-        for store in [Store::memory(), Store::beside(&place.join("region")).unwrap(), Store::beside(&place).unwrap()] {
+        for store in [Store::memory(), Store::beside(&place.join("region")), Store::beside(&place)] {
             assert_eq!(store.load().unwrap(), None);
             for record in [given(), Record::new(State::Owner, given().region), Record { dirty: Dirty::All, ..given() }]
             {
@@ -254,7 +259,7 @@ mod tests {
     #[test]
     fn what_a_crash_left_of_a_newer_record_is_not_read() {
         let place = directory("crash");
-        let store = Store::beside(&place.join("region")).unwrap();
+        let store = Store::beside(&place.join("region"));
         store.save(&given()).unwrap();
         std::fs::write(place.join("region.r3map.new"), b"half").unwrap();
         assert_eq!(store.load().unwrap(), Some(given()));

@@ -17,6 +17,13 @@ pub enum Event {
         /// The name of the session that begins.
         session: Identity,
     },
+    /// [`Action::Arm`] failed: writes cannot be tracked.
+    NotArmed {
+        /// Of the action.
+        step: u64,
+        /// Why.
+        reason: String,
+    },
     /// [`Action::Collect`] is done.
     Collected {
         /// The session it was for.
@@ -271,11 +278,26 @@ impl Source {
 
     /// Whether a destination of this session may read pages here.
     pub fn serves(&self, session: Identity) -> bool {
+        self.serving() == Some(session)
+    }
+
+    /// The session whose destination may read pages here, if there is one.
+    pub fn serving(&self) -> Option<Identity> {
         match &self.phase {
-            Phase::Given => self.record.vote.session == session,
-            Phase::Committing { .. } | Phase::Undoing { .. } | Phase::Reclaiming { .. } => false,
-            _ => self.live().is_some_and(|live| live.session == session),
+            Phase::Given => Some(self.record.vote.session),
+            Phase::Committing { .. } | Phase::Undoing { .. } | Phase::Reclaiming { .. } => None,
+            _ => self.pulling(),
         }
+    }
+
+    /// The session of a destination that pulls and that may still be called off.
+    pub fn pulling(&self) -> Option<Identity> {
+        self.live().map(|live| live.session)
+    }
+
+    /// Whether an attempt of that name would find another destination pulling.
+    pub fn is_taken_from(&self, attempt: Identity) -> bool {
+        self.live().is_some_and(|live| live.attempt != attempt)
     }
 
     /// Whether closing it would take bytes away that the destination lacks.
@@ -288,6 +310,13 @@ impl Source {
         match event {
             Event::Received(message) => self.received(message),
             Event::Armed { step, session } => self.armed(step, session),
+            Event::NotArmed { step, reason } => match self.phase {
+                Phase::Arming { step: due, attempt } if due == step => {
+                    self.phase = Phase::Waiting;
+                    self.send(Message::Refused { attempt, code: Code::Io, reason });
+                }
+                _ => {}
+            },
             Event::Collected { session, round, pages } => {
                 if matches!(&self.phase, Phase::Tracking(live) if live.session == session) {
                     self.send(Message::Dirty { session, round, pages });
@@ -618,6 +647,15 @@ impl Source {
     /// The session is over, and the region stays.
     fn end(&mut self, reason: &str) {
         let phase = std::mem::replace(&mut self.phase, Phase::Waiting);
+        let vote = match &phase {
+            Phase::Suspending { acting, .. } | Phase::Quiescing { acting, .. } => Some(acting.vote),
+            Phase::Tracking(live) => Some(Vote { session: live.session, epoch: 0, ballot: 0 }),
+            _ => None,
+        };
+        if let Some(vote) = vote {
+            let (epoch, reason) = (self.record.region.epoch, reason.to_owned());
+            self.send(Message::Aborted { vote, epoch, tracking: false, reason });
+        }
         self.out.push(Action::Disarm);
         match phase {
             Phase::Quiescing { .. } => {
