@@ -20,8 +20,8 @@ use crate::mount::cache::CacheFile;
 use crate::mount::direct::Direct;
 use crate::mount::managed::Managed;
 use crate::mount::seeding::Seeding;
-use crate::region::Paged;
 use crate::options::{DeviceChoice, Mode, MountOptions, Pull};
+use crate::region::Paged;
 use crate::stats::{Counters, Stats};
 use crate::thread::Process;
 
@@ -365,7 +365,8 @@ impl Mount {
         {
             let _inside = inner.gate.enter()?;
             if inner.fenced.get().is_some() {
-                let message = "the device went with the region, which came back since: close this mount and open another";
+                let message =
+                    "the device went with the region, which came back since: close this mount and open another";
                 return Err(Error::new(Code::Unsupported, message));
             }
             if let Some(device) = inner.device.get() {

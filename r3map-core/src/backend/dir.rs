@@ -78,7 +78,12 @@ impl Directory {
         let chunk_size = chunk.next_power_of_two().clamp(4 << 10, 32 << 20) as u32;
         let identity = Some(File::identity_of(&directory, name)?);
         let info = Info { read_only, chunk_size, identity, ..Info::local(name, size) };
-        Ok(Directory { chunks: Chunks::new(directory, name, size, chunk, read_only), home: Home::beside(&path), info, chunk })
+        Ok(Directory {
+            chunks: Chunks::new(directory, name, size, chunk, read_only),
+            home: Home::beside(&path),
+            info,
+            chunk,
+        })
     }
 
     /// The parts of a range by chunk: the chunk's offset, where in the chunk, and how long.

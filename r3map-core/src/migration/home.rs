@@ -125,14 +125,16 @@ impl Homes {
     fn of_part(&self, record: &Record, index: usize) -> Record {
         let identity = part_identity(record.region.identity, index);
         let region = Moved { identity, size: self.parts[index].1, epoch: record.region.epoch };
-        Record { vote: record.vote, ..Record::new(record.state, region) }
+        Record { vote: record.vote, is_part: true, ..Record::new(record.state, region) }
     }
 
     /// Whether the other places say that they are these parts of the whole of this record, whatever their state.
     pub fn belong_to(&self, record: &Record) -> Result<bool> {
         for (index, (held, _)) in self.parts.iter().enumerate().skip(1) {
             let (there, wanted) = (held.load()?, self.of_part(record, index).region);
-            if there.is_none_or(|there| (there.region.identity, there.region.size) != (wanted.identity, wanted.size)) {
+            if there.is_none_or(|there| {
+                !there.is_part || (there.region.identity, there.region.size) != (wanted.identity, wanted.size)
+            }) {
                 return Ok(false);
             }
         }

@@ -21,6 +21,7 @@ const VERSION: u16 = 1;
 const HEAD: usize = 100;
 const LONGEST: usize = HEAD + MAX_ENCODED + MAX_HAND_OVER;
 const ALL: u16 = 1;
+const PART: u16 = 2;
 
 /// Where a side stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,13 +59,15 @@ pub struct Record {
     pub dirty: Dirty,
     /// Of [`State::Given`] and [`State::Taken`]: what the app hands over.
     pub payload: Vec<u8>,
+    /// Whether it is about a part of what moved as one, whose record is with the first part.
+    pub is_part: bool,
 }
 
 impl Record {
     /// Nothing but this state of that region.
     pub fn new(state: State, region: Moved) -> Record {
         let vote = Vote { session: [0; 16], epoch: 0, ballot: 0 };
-        Record { state, region, vote, dirty: Dirty::Pages(Runs::default()), payload: Vec::new() }
+        Record { state, region, vote, dirty: Dirty::Pages(Runs::default()), payload: Vec::new(), is_part: false }
     }
 
     /// The same in this state, by this vote and without what was left to move.
@@ -78,6 +81,7 @@ impl Record {
             Dirty::All => (ALL, Vec::new()),
             Dirty::Pages(pages) => (0, pages.encode()),
         };
+        let flags = flags | if self.is_part { PART } else { 0 };
         let mut bytes = Vec::with_capacity(HEAD + dirty.len() + self.payload.len());
         bytes.extend(MAGIC);
         bytes.extend(VERSION.to_le_bytes());
@@ -131,7 +135,8 @@ impl Record {
         if handed.len() != payload.0 || handed.len() > MAX_HAND_OVER || crc32c::crc32c(handed) != payload.1 {
             return Err(corrupt("what the app handed over fails the checksum"));
         }
-        Ok(Record { state, region, vote, dirty: pages.map_or(Dirty::All, Dirty::Pages), payload: handed.to_vec() })
+        let (dirty, payload) = (pages.map_or(Dirty::All, Dirty::Pages), handed.to_vec());
+        Ok(Record { state, region, vote, dirty, payload, is_part: flags & PART != 0 })
     }
 }
 

@@ -72,7 +72,13 @@ impl Direct {
     pub fn new(backend: Arc<dyn Backend>, read_only: bool) -> Direct {
         let info = backend.info().clone();
         let read_only = read_only || info.read_only;
-        Direct { info: Info { read_only, ..info }, backend, failure: Arc::default(), marks: Arc::default(), seal: Seal::default() }
+        Direct {
+            info: Info { read_only, ..info },
+            backend,
+            failure: Arc::default(),
+            marks: Arc::default(),
+            seal: Seal::default(),
+        }
     }
 
     /// Who is told of every write through here.

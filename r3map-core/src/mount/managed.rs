@@ -51,7 +51,14 @@ impl Managed {
             Arc::new(move |page| puller.missed(page))
         };
         // What was acknowledged here may be here alone, whoever keeps the bytes below.
-        Ok(Managed { info: Info { read_only, local: false, ..info }, region, puller, pusher, ahead, seal: Seal::default() })
+        Ok(Managed {
+            info: Info { read_only, local: false, ..info },
+            region,
+            puller,
+            pusher,
+            ahead,
+            seal: Seal::default(),
+        })
     }
 
     /// Starts what runs in the background.

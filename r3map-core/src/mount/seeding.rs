@@ -51,6 +51,7 @@ impl Inner {
 pub(crate) struct Seeded {
     mount: Mount,
     tracker: Arc<Tracker>,
+    released: AtomicBool,
 }
 
 impl Seeded {
@@ -65,7 +66,15 @@ impl Seeded {
         }
         let mount = Mount { inner: mount.inner.clone(), cancel: None };
         let tracker = mount.inner.track().inspect_err(|_| mount.inner.seeding.taken.store(false, Ordering::SeqCst))?;
-        Ok(Seeded { mount, tracker })
+        Ok(Seeded { mount, tracker, released: AtomicBool::new(false) })
+    }
+
+    /// Lets the mount go: another may seed it, or close it.
+    pub fn release(&self) {
+        if !self.released.swap(true, Ordering::SeqCst) {
+            self.tracker.disarm();
+            self.inner().seeding.taken.store(false, Ordering::SeqCst);
+        }
     }
 
     fn inner(&self) -> &Inner {
@@ -207,8 +216,7 @@ impl Seeded {
 
 impl Drop for Seeded {
     fn drop(&mut self) {
-        self.tracker.disarm();
-        self.inner().seeding.taken.store(false, Ordering::SeqCst);
+        self.release();
     }
 }
 
@@ -242,7 +250,9 @@ fn read_either(kept: &Managed, below: &dyn Backend, buffer: &mut [u8], offset: u
     let mut at = pages.start;
     while let Some(run) = kept.pages().states().next_run(at..pages.end, Set::MISSING.complement()) {
         let (start, until) = ((run.start * PAGE).max(offset), (run.end * PAGE).min(end));
-        if let Err(error) = kept.try_read_at(&mut buffer[(start - offset) as usize..(until - offset) as usize], start)? {
+        if let Err(error) =
+            kept.try_read_at(&mut buffer[(start - offset) as usize..(until - offset) as usize], start)?
+        {
             return Some(Err(error));
         }
         at = run.end;

@@ -157,10 +157,11 @@ impl Connection {
         Welcome {
             version,
             features: 0,
-            moving: self.export.seed.as_ref().map(|seed| Moving {
-                epoch: seed.region().epoch,
-                parts: seed.truth().sizes(),
-            }),
+            moving: self
+                .export
+                .seed
+                .as_ref()
+                .map(|seed| Moving { epoch: seed.region().epoch, parts: seed.truth().sizes() }),
             size: info.size,
             read_only: self.export.read_only,
             chunk_size: info.chunk_size.max(CHUNK_SIZE),

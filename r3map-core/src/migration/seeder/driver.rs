@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::cancel::Limit;
 use crate::error::{Code, Error, Result};
 use crate::migration::home::Homes;
+use crate::migration::record::Record;
 use crate::migration::seeder::clocks::{Clocks, Due};
 use crate::migration::seeder::events::{Log, SeedEvent, SeedState};
 use crate::migration::seeder::peers::{Peer, Peers};
@@ -27,7 +28,8 @@ use crate::wire::{Hello, Identity, socket};
 /// What drives one seeder.
 pub struct Driver {
     truth: Arc<Truth>,
-    homes: Homes,
+    /// None once it has ended: another may have them.
+    homes: Mutex<Option<Homes>>,
     /// The region as it is known to all: of its epoch the machine knows more.
     region: Moved,
     suspend_deadline: Duration,
@@ -60,7 +62,7 @@ impl Driver {
     /// Begins to seed what these places say is here.
     pub fn start(
         truth: Truth,
-        (homes, record): (Homes, crate::migration::record::Record),
+        (homes, record): (Homes, Record),
         suspend_deadline: Duration,
         deadline: Duration,
     ) -> Result<Arc<Driver>> {
@@ -77,7 +79,7 @@ impl Driver {
         };
         let driver = Arc::new(Driver {
             truth: Arc::new(truth),
-            homes,
+            homes: Mutex::new(Some(homes)),
             region,
             suspend_deadline,
             deadline,
@@ -366,7 +368,7 @@ impl Driver {
                 Err(error) => self.failed(error, |reason| Event::Disturbed { step, reason }),
             },
             Action::Reopen => self.truth.seeded().for_each(|seeded| seeded.reopen()),
-            Action::Persist { step, record } => match self.homes.save(&record) {
+            Action::Persist { step, record } => match self.save(&record) {
                 Ok(()) => drop(self.on(Event::Persisted { step })),
                 Err(error) => self.failed(error, |reason| Event::NotPersisted { step, reason }),
             },
@@ -377,6 +379,13 @@ impl Driver {
                     }
                 }
             }
+        }
+    }
+
+    fn save(&self, record: &Record) -> Result<()> {
+        match &*self.homes.lock().unwrap_or_else(|e| e.into_inner()) {
+            Some(homes) => homes.save(record),
+            None => Err(Error::new(Code::Closed, "the seeder is closed")),
         }
     }
 
@@ -439,7 +448,10 @@ impl Driver {
         if let Some(thread) = thread {
             let _ = thread.join();
         }
+        *self.serving.write().unwrap_or_else(|e| e.into_inner()) = None;
         self.peers.cut();
+        *self.homes.lock().unwrap_or_else(|e| e.into_inner()) = None;
+        self.truth.seeded().for_each(|seeded| seeded.release());
         Ok(())
     }
 }

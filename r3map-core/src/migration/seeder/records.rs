@@ -1,11 +1,11 @@
 //! With which record a seeder begins.
 
+use crate::backend::Backend;
 use crate::error::{Code, Error, Result};
 use crate::migration::Moved;
 use crate::migration::home::{Home, Homes};
 use crate::migration::record::{Record, State};
 use crate::migration::seeder::truth::Truth;
-use crate::backend::Backend;
 use crate::wire::socket;
 
 /// Takes the places of the records and makes sure that they can be written: with `trust` in this process, where they
@@ -20,7 +20,8 @@ pub fn open(truth: &Truth, trust: bool) -> Result<(Homes, Record)> {
             begin(truth, &homes).map_err(|(error, _)| error)
         }
         Err((error, true)) => {
-            let todo = "who has the region must be written down beside it: make that place writable, or say cache_trust";
+            let todo =
+                "who has the region must be written down beside it: make that place writable, or say cache_trust";
             Err(error.context(todo))
         }
         kept => kept.map_err(|(error, _)| error),
@@ -41,7 +42,7 @@ fn begin(truth: &Truth, homes: &[std::sync::Arc<Home>]) -> Result<(Homes, Record
 
 /// The record there is, or that of a region which nobody ever moved, or not with these parts.
 fn first(homes: &Homes, size: u64) -> Result<Record> {
-    if let Some(record) = homes.load()?.filter(|record| record.region.size == size) {
+    if let Some(record) = homes.load()?.filter(|record| record.region.size == size && !record.is_part) {
         if homes.belong_to(&record)? {
             return Ok(record);
         }
