@@ -8,6 +8,7 @@ use crate::error::{Code, Error, Result};
 
 const OPEN: u32 = 0;
 const HELD: u32 = u32::MAX;
+const SUSPENDED: u32 = Code::Suspended as u32;
 const FENCED: u32 = Code::Fenced as u32;
 
 /// Enough that threads seldom share one.
@@ -96,7 +97,7 @@ impl Gate {
     }
 
     /// Makes newcomers fail with `code` and waits until nobody is inside. Opens again if the limit is
-    /// reached first. One that is shut with that code already stays so; one that is fenced may be closed.
+    /// reached first. One that is suspended or fenced already stays so; one that is fenced may be closed.
     pub fn shut(&self, code: Code, limit: &Limit, what: &str) -> Result<()> {
         self.change(code as u32, limit, what)
     }
@@ -155,7 +156,7 @@ impl Gate {
         loop {
             match self.state.compare_exchange(OPEN, to, Ordering::SeqCst, Ordering::SeqCst) {
                 Ok(_) => break,
-                Err(now) if now == to && to != HELD => break,
+                Err(now) if now == to && [FENCED, SUSPENDED].contains(&to) => break,
                 Err(FENCED) if to == Code::Closed as u32 && self.turn(Code::Fenced, Code::Closed) => break,
                 Err(now) => self.refused(now)?,
             }
