@@ -469,6 +469,115 @@ fn several_mounts_move_as_one_with_one_commit() {
 }
 
 #[test]
+fn a_commit_that_cannot_be_written_down_gives_the_region_to_nobody_until_it_is_undone() {
+    let place = Directory::new();
+    std::fs::create_dir(place.file("inner")).unwrap();
+    std::fs::write(place.file("inner/region"), vec![1; 1 << 20]).unwrap();
+    let mount = mount(&place.url("inner/region"));
+    let seeder = seed(&mount);
+    let (mut taker, session, _, mut after) = pulled(&seeder);
+    let vote = taker.vote(session);
+    taker.finalize(vote, 0);
+    let event = expect(&seeder, &mut after, &[Suspending]);
+    // Where the record lies is gone for a while.
+    std::fs::rename(place.file("inner"), place.file("elsewhere")).unwrap();
+    seeder.suspended(event.sequence, &[]).unwrap();
+    let cause = expect(&seeder, &mut after, &[SeedState::Trouble]).cause.unwrap();
+    assert_eq!(cause.code(), Code::NotFound);
+    assert_eq!(taker.ask(&Message::Status { vote }), Message::Pending { vote });
+    assert_eq!(mount.write_at(&[1], 0).unwrap_err().code(), Code::Suspended);
+    assert_eq!(seeder.close().unwrap_err().code(), Code::Busy);
+    std::fs::rename(place.file("elsewhere"), place.file("inner")).unwrap();
+    while seeder.next(after, SOON).unwrap().state == SeedState::Trouble {
+        after += 1;
+    }
+    expect(&seeder, &mut after, &[Resumed, Waiting]);
+    mount.write_at(&[1], 0).unwrap();
+    assert!(matches!(taker.ask(&Message::Status { vote }), Message::Aborted { tracking: false, .. }));
+    seeder.close().unwrap();
+}
+
+#[test]
+fn what_is_said_out_of_turn_or_is_nonsense_ends_that_connection_and_nothing_else() {
+    use r3map_core::wire::{Header, Kind as Frame};
+    let mount = mount("memory:?size=1MiB");
+    let seeder = seed(&mount);
+    let mut good = Taker::connect(&seeder, 1);
+    let session = good.track(1);
+    let track = Message::Track { attempt: [1; 16], region: good.region }.encode();
+    // Before any greeting.
+    let refused = Taker::first(&seeder, track.0, &track.1);
+    assert_eq!(refused.code(), Code::Unsupported);
+    for (frame, payload) in [
+        (Frame::Track, vec![1; 10]),
+        (Frame::Finalize, vec![0; 39]),
+        (Frame::Given, vec![0; 100]),
+        (Frame::Dirty, vec![0xFF; 4096]),
+        (Frame::Hello, hello("region", 3).encode()),
+        (Frame::Done, Vec::new()),
+    ] {
+        let mut bad = Taker::connect(&seeder, 3);
+        bad.send(Header::new(frame, 0), &payload);
+        let (header, _) = bad.receive().unwrap();
+        assert_eq!(header.kind, Frame::Error, "{frame:?}");
+        assert!(bad.receive().is_none(), "{frame:?}");
+    }
+    // A request that may not be is an answer, and the connection goes on.
+    for frame in [Frame::Zero, Frame::Sync, Frame::Claim, Frame::Release] {
+        assert_eq!(good.request(frame, 0, 0).unwrap_err().code(), Code::Unsupported, "{frame:?}");
+    }
+    assert_eq!(good.request(Frame::Read, 1 << 20, 1).unwrap_err().code(), Code::OutOfRange);
+    assert_eq!(good.request(Frame::Read, 0, 1 << 40).unwrap_err().code(), Code::InvalidArgument);
+    // Questions of a session that never was, and votes of another epoch, move nothing.
+    let stranger = Message::Round { session: [9; 16], acknowledged: 0 };
+    assert!(matches!(good.ask(&stranger), Message::Aborted { tracking: false, .. }));
+    let vote = r3map_core::migration::Vote { epoch: 1, ..good.vote(session) };
+    assert!(matches!(good.ask(&Message::Finalize { vote, acknowledged: 0 }), Message::Aborted { tracking: true, .. }));
+    assert_eq!(good.round(session, 0), Runs::default());
+    assert_eq!(good.read(0, 4096).unwrap(), [0; 4096]);
+}
+
+#[test]
+fn a_server_closes_only_once_nobody_needs_what_was_given_away_from_it() {
+    let server = Server::new(ServerOptions::default()).unwrap();
+    let mount = mount("memory:?size=1MiB");
+    let seeder = server.seed("region", &mount, &SeedOptions::default()).unwrap();
+    let (ours, theirs) = Taker::pair();
+    server.handle(theirs).unwrap();
+    let mut taker = Taker::on(ours, &hello("region", 1)).unwrap();
+    let session = taker.track(1);
+    let mut after = 0;
+    expect(&seeder, &mut after, &[Waiting, Tracking]);
+    let mut bytes = taker.read_all();
+    take(&seeder, &mut after, &mut taker, session, &mut bytes);
+    assert_eq!(server.close().unwrap_err().code(), Code::Busy);
+    drain(&seeder, &mut taker, session);
+    server.close().unwrap();
+    seeder.close().unwrap();
+    mount.close().unwrap();
+}
+
+#[test]
+fn what_cannot_say_who_has_it_is_seeded_only_on_trust() {
+    let server = Server::new(ServerOptions::default()).unwrap();
+    let memory = backend::open("memory:?size=1MiB", &BackendOptions::default()).unwrap();
+    server.export("plain", memory, &ExportOptions::default()).unwrap();
+    let mount = mount(&format!("{}/plain", server.listen("127.0.0.1:0").unwrap()));
+    mount.write_at(b"far", 0).unwrap();
+    let refused = mount.seed("127.0.0.1:0", &SeedOptions::default()).err().unwrap();
+    assert_eq!((refused.code(), refused.message().contains("cache_trust")), (Code::Unsupported, true));
+    let trusting = SeedOptions { cache_trust: true, ..SeedOptions::default() };
+    let seeder = mount.seed("127.0.0.1:0", &trusting).unwrap();
+    let (mut taker, session, mut bytes, mut after) = pulled(&seeder);
+    mount.write_at(b"far away", 4096).unwrap();
+    take(&seeder, &mut after, &mut taker, session, &mut bytes);
+    assert_eq!((&bytes[..3], &bytes[4096..4104]), (&b"far"[..], &b"far away"[..]));
+    drain(&seeder, &mut taker, session);
+    seeder.close().unwrap();
+    mount.close().unwrap();
+}
+
+#[test]
 fn hashes_are_those_of_the_bytes_and_only_within_a_session() {
     let mount = mount("memory:?size=200000");
     let model = pattern(200_000, 5);

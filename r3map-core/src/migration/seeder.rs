@@ -111,8 +111,7 @@ pub(crate) fn start(mounts: &[Mount], options: &SeedOptions) -> Result<Arc<Drive
         return Err(Error::new(Code::InvalidArgument, "seed: a group without mounts"));
     }
     let truth = Truth::new(mounts.iter().map(Seeded::take).collect::<Result<_>>()?)?;
-    let records = records::open(&truth, options.cache_trust)?;
-    Driver::start(truth, records, options.suspend_deadline, options.deadline)
+    Driver::start(truth, options)
 }
 
 /// What a mount, or several as one, are moved away by. Clones are the same seeder; every method may be called from any

@@ -10,6 +10,11 @@ use crate::wire::Identity;
 pub enum Event {
     /// A message came.
     Received(Message),
+    /// Of a source that was [`arriving`](Source::arriving): all of the region is here, and this is its record.
+    Arrived {
+        /// The record on disk.
+        record: Record,
+    },
     /// [`Action::Arm`] is done; `session` is random and was never used before.
     Armed {
         /// Of the action.
@@ -181,6 +186,8 @@ struct Acting {
 
 #[derive(Clone, Debug)]
 enum Phase {
+    /// Bytes of the region are still at the source from which it came here.
+    Arriving,
     Waiting,
     Arming {
         step: u64,
@@ -258,6 +265,16 @@ impl Source {
         Ok((source, out))
     }
 
+    /// A source of a region that is owned here and not all here yet: whoever would track it is answered once it has
+    /// [arrived](Event::Arrived).
+    pub fn arriving(region: Moved) -> (Source, Vec<Action>) {
+        let record = Record::new(State::Taken, region);
+        let mut source = Source { record, phase: Phase::Arriving, step: 0, sequence: 0, out: Vec::new() };
+        source.tell(What::Waiting);
+        let out = std::mem::take(&mut source.out);
+        (source, out)
+    }
+
     /// The region, under the epoch of this side's record.
     pub fn region(&self) -> Moved {
         self.record.region
@@ -309,6 +326,13 @@ impl Source {
     pub fn on(&mut self, event: Event) -> Result<Vec<Action>> {
         match event {
             Event::Received(message) => self.received(message),
+            Event::Arrived { record } => {
+                let is_whole = matches!(record.state, State::Owner | State::Complete);
+                if matches!(self.phase, Phase::Arriving) && is_whole {
+                    self.record = record;
+                    self.phase = Phase::Waiting;
+                }
+            }
             Event::Armed { step, session } => self.armed(step, session),
             Event::NotArmed { step, reason } => match self.phase {
                 Phase::Arming { step: due, attempt } if due == step => {
@@ -432,7 +456,7 @@ impl Source {
             Some((Code::StaleEpoch, message))
         } else {
             match &self.phase {
-                Phase::Waiting | Phase::Arming { .. } => None,
+                Phase::Arriving | Phase::Waiting | Phase::Arming { .. } => None,
                 _ if self.live().is_some_and(|live| live.attempt == attempt) => None,
                 _ => Some((Code::Busy, "another destination pulls this region".to_owned())),
             }

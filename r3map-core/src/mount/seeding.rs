@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use once_cell::sync::OnceCell;
+
 use crate::backend::{Backend, Request};
 use crate::cancel::Limit;
 use crate::device::Kind;
@@ -23,12 +25,47 @@ pub struct Seeding {
     tracker: Mutex<Option<Arc<Tracker>>>,
     /// Where its record is kept if not with the backend.
     home: Mutex<Option<Arc<Home>>>,
+    /// Of a region that came here from another host.
+    arriving: OnceCell<Arc<dyn Arriving>>,
+}
+
+/// What brings a region here from another host.
+pub(crate) trait Arriving: Send + Sync {
+    /// Whether all of it is here, its record says so, and nothing writes that any more but a seeder.
+    fn has_arrived(&self) -> bool;
 }
 
 impl Seeding {
     /// Runs `body` while nobody begins or ends to track.
     pub fn tracked<T>(&self, body: impl FnOnce(Option<&Arc<Tracker>>) -> T) -> T {
         body(self.tracker.lock().unwrap_or_else(|e| e.into_inner()).as_ref())
+    }
+}
+
+impl Mount {
+    /// Says what brings this region here; once.
+    #[allow(dead_code)] // The leecher's.
+    pub(crate) fn arrives_by(&self, arriving: Arc<dyn Arriving>) {
+        let _ = self.inner.seeding.arriving.set(arriving);
+    }
+
+    /// Nothing of this process reads or writes the region any more, by any view, but for whom it is served to.
+    pub(crate) fn fence(&self, limit: &Limit) -> Result<()> {
+        let inner = &self.inner;
+        inner.seals(Some(Code::Fenced));
+        if !inner.gate.turn(Code::Suspended, Code::Fenced) {
+            inner.gate.shut(Code::Fenced, limit, "fence")?;
+        }
+        if inner.device.get().is_none() || inner.fenced.get().is_some() {
+            return Ok(());
+        }
+        let front: Arc<dyn Backend> = match inner.kept() {
+            Some(kept) => kept.clone(),
+            None => inner.region.clone(),
+        };
+        let detached = inner.detach();
+        let _ = inner.fenced.set(front);
+        detached
     }
 }
 
@@ -194,23 +231,14 @@ impl Seeded {
         inner.gate.reopen(Code::Fenced);
     }
 
-    /// Nothing of this process reads or writes the region any more, by any view, but for whom it is served to.
+    /// Nothing of this process reads or writes the region any more but for whom it is served to.
     pub fn fence(&self, limit: &Limit) -> Result<()> {
-        let inner = self.inner();
-        inner.seals(Some(Code::Fenced));
-        if !inner.gate.turn(Code::Suspended, Code::Fenced) {
-            inner.gate.shut(Code::Fenced, limit, "fence")?;
-        }
-        if inner.device.get().is_none() || inner.fenced.get().is_some() {
-            return Ok(());
-        }
-        let front: Arc<dyn Backend> = match inner.kept() {
-            Some(kept) => kept.clone(),
-            None => inner.region.clone(),
-        };
-        let detached = inner.detach();
-        let _ = inner.fenced.set(front);
-        detached
+        self.mount.fence(limit)
+    }
+
+    /// Whether all of it is here, and its record the seeder's to write.
+    pub fn has_arrived(&self) -> bool {
+        self.inner().seeding.arriving.get().is_none_or(|arriving| arriving.has_arrived())
     }
 }
 

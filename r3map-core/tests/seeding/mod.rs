@@ -113,6 +113,16 @@ impl Taker {
         Taker::over(Box::new(stream), hello)
     }
 
+    /// Says this before any greeting, and is refused.
+    pub fn first(seeder: &Seeder, header: Header, payload: &[u8]) -> Error {
+        let mut stream = TcpStream::connect(authority(seeder).0).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        send(&mut stream, header, payload);
+        let (header, payload) = receive(&mut stream).expect("the connection ended without a word");
+        assert!(header.kind == Kind::Error && receive(&mut stream).is_none());
+        greeting::decode_error(&header, &payload)
+    }
+
     /// Speaks on one end of a pair of sockets; the other end is returned.
     pub fn pair() -> (UnixStream, OwnedFd) {
         let (ours, theirs) = UnixStream::pair().unwrap();

@@ -12,11 +12,15 @@ use crate::migration::seeder::peers::Peer;
 const NOTICE: Duration = Duration::from_millis(300);
 /// How long a destination whose connection broke may take to come back while another waits.
 const GRACE: Duration = Duration::from_secs(1);
+/// How often one looks whether a region has arrived.
+const LOOK: Duration = Duration::from_millis(50);
 /// The pauses between tries to write a record.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
 /// What the time has come for.
 pub enum Due {
+    /// The region may have arrived.
+    Arriving,
     /// The app was asked to stop by that event and did not answer.
     Suspend {
         /// The event.
@@ -40,6 +44,7 @@ pub enum Due {
 /// The clocks that run.
 #[derive(Default)]
 pub struct Clocks {
+    arriving: Option<Instant>,
     suspend: Option<(u64, Instant)>,
     /// Since when the partner is away, and when that is too long.
     away: Option<(Instant, Option<Instant>)>,
@@ -49,6 +54,11 @@ pub struct Clocks {
 }
 
 impl Clocks {
+    /// To look again soon whether the region has arrived.
+    pub fn arrives(&mut self) {
+        self.arriving = deadline_in(LOOK);
+    }
+
     /// The app was told that; of [`SeedState::Suspending`] it has that long.
     pub fn told(&mut self, state: SeedState, sequence: u64, suspend_deadline: Duration) {
         match state {
@@ -90,12 +100,16 @@ impl Clocks {
     pub fn next(&self) -> Option<Instant> {
         let suspend = self.suspend.map(|(_, at)| at);
         let away = self.away.and_then(|(_, until)| until);
-        [suspend, away, self.again, self.rival_at()].into_iter().flatten().min()
+        [self.arriving, suspend, away, self.again, self.rival_at()].into_iter().flatten().min()
     }
 
     /// One that has run out; it is stopped.
     pub fn due(&mut self) -> Option<Due> {
         let now = Instant::now();
+        if self.arriving.is_some_and(|at| at <= now) {
+            self.arriving = None;
+            return Some(Due::Arriving);
+        }
         if let Some((sequence, _)) = self.suspend.filter(|(_, at)| *at <= now) {
             self.suspend = None;
             return Some(Due::Suspend { sequence });

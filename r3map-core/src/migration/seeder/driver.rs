@@ -18,6 +18,7 @@ use crate::migration::seeder::clocks::{Clocks, Due};
 use crate::migration::seeder::events::{Log, SeedEvent, SeedState};
 use crate::migration::seeder::peers::{Peer, Peers};
 use crate::migration::seeder::rate::Rate;
+use crate::migration::seeder::{SeedOptions, records};
 use crate::migration::seeder::truth::Truth;
 use crate::migration::source::{Action, Event, Source, Told, What};
 use crate::migration::{Message, Moved};
@@ -28,12 +29,13 @@ use crate::wire::{Hello, Identity, socket};
 /// What drives one seeder.
 pub struct Driver {
     truth: Arc<Truth>,
-    /// None once it has ended: another may have them.
+    /// None while the region arrives, and once this has ended: they are another's.
     homes: Mutex<Option<Homes>>,
     /// The region as it is known to all: of its epoch the machine knows more.
     region: Moved,
     suspend_deadline: Duration,
     deadline: Duration,
+    trust: bool,
     machine: Mutex<Machine>,
     /// Told when the machine's thread has something to do.
     wake: Condvar,
@@ -59,30 +61,26 @@ struct Machine {
 }
 
 impl Driver {
-    /// Begins to seed what these places say is here.
-    pub fn start(
-        truth: Truth,
-        (homes, record): (Homes, Record),
-        suspend_deadline: Duration,
-        deadline: Duration,
-    ) -> Result<Arc<Driver>> {
-        let region = record.region;
-        let (source, actions) = Source::new(record)?;
-        let owns = source.owns();
-        let machine = Machine {
-            source,
-            jobs: VecDeque::new(),
-            clocks: Clocks::default(),
-            partner: None,
-            cause: None,
-            ended: false,
+    /// Begins to seed this, as its records say where it is.
+    pub fn start(truth: Truth, options: &SeedOptions) -> Result<Arc<Driver>> {
+        let mut clocks = Clocks::default();
+        let (homes, region, (source, actions)) = if truth.seeded().all(|seeded| seeded.has_arrived()) {
+            let (homes, record) = records::open(&truth, options.cache_trust)?;
+            (Some(homes), record.region, Source::new(record)?)
+        } else {
+            clocks.arrives();
+            let region = records::arriving(&truth)?;
+            (None, region, Source::arriving(region))
         };
+        let owns = source.owns() && homes.is_some();
+        let machine = Machine { source, jobs: VecDeque::new(), clocks, partner: None, cause: None, ended: false };
         let driver = Arc::new(Driver {
             truth: Arc::new(truth),
-            homes: Mutex::new(Some(homes)),
+            homes: Mutex::new(homes),
             region,
-            suspend_deadline,
-            deadline,
+            suspend_deadline: options.suspend_deadline,
+            deadline: options.deadline,
+            trust: options.cache_trust,
             machine: Mutex::new(machine),
             wake: Condvar::new(),
             serving: RwLock::default(),
@@ -159,11 +157,10 @@ impl Driver {
         if machine.partner != Some(peer.client) || self.peers.newest(peer.client).is_some() {
             return;
         }
+        machine.clocks.partner_is_gone(self.deadline);
+        self.wake.notify_all();
         if goodbye {
             self.lose(&mut machine, "the destination said goodbye");
-        } else {
-            machine.clocks.partner_is_gone(self.deadline);
-            self.wake.notify_all();
         }
     }
 
@@ -324,6 +321,7 @@ impl Driver {
 
     fn time(&self, machine: &mut Machine, due: Due) {
         match due {
+            Due::Arriving => self.arrive_whole(machine),
             Due::Suspend { sequence } => {
                 let reason = "the app did not stop within suspend_deadline";
                 machine.cause = Some(Error::new(Code::Timeout, reason));
@@ -340,6 +338,23 @@ impl Driver {
                     self.lose(machine, "the destination is gone, and another asks");
                 }
                 self.take(machine, message, &peer);
+            }
+        }
+    }
+
+    /// Looks whether the region has arrived, and begins in earnest.
+    fn arrive_whole(&self, machine: &mut Machine) {
+        if !self.truth.seeded().all(|seeded| seeded.has_arrived()) {
+            return machine.clocks.arrives();
+        }
+        match records::open(&self.truth, self.trust) {
+            Ok((homes, record)) => {
+                *self.homes.lock().unwrap_or_else(|e| e.into_inner()) = Some(homes);
+                let _ = self.on_locked(machine, Event::Arrived { record });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a region that has arrived cannot be seeded yet");
+                machine.clocks.arrives();
             }
         }
     }

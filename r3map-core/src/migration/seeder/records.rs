@@ -28,6 +28,19 @@ pub fn open(truth: &Truth, trust: bool) -> Result<(Homes, Record)> {
     }
 }
 
+/// The region of a truth that is still arriving, as its record says: without taking its place from whoever brings it.
+pub fn arriving(truth: &Truth) -> Result<Moved> {
+    let home = truth.seeded().next().and_then(|first| first.home(true).ok());
+    let record = home.map_or(Ok(None), |home| home.load())?;
+    match record.filter(|record| record.region.size == truth.info().size && !record.is_part) {
+        Some(record) => Ok(record.region),
+        None => {
+            let message = "seed: bytes of it are still to arrive from where it came: wait until all are local";
+            Err(Error::new(Code::Busy, message))
+        }
+    }
+}
+
 /// The error also says whether all that failed was writing.
 fn begin(truth: &Truth, homes: &[std::sync::Arc<Home>]) -> Result<(Homes, Record), (Error, bool)> {
     let mut held = Vec::new();
