@@ -217,15 +217,14 @@ impl Mount {
     pub fn sync(&self) -> Result<()> {
         let inner = self.enter()?;
         let _inside = inner.gate.enter()?;
-        self.sync_inside()
+        self.sync_inside(&self.limit())
     }
 
-    fn sync_inside(&self) -> Result<()> {
-        let limit = self.limit();
+    fn sync_inside(&self, limit: &Limit) -> Result<()> {
         if let Some(device) = self.inner.device() {
-            device.flush(&limit)?;
+            device.flush(limit)?;
         }
-        backend::call(self.inner.front(), Operation::Sync, &limit, "sync").map(drop)
+        backend::call(self.inner.front(), Operation::Sync, limit, "sync").map(drop)
     }
 
     /// Makes a range resident, or fails with what prevents it.
@@ -326,7 +325,7 @@ impl Mount {
         let is_fenced = inner.gate.refuses(Code::Fenced);
         inner.gate.shut(Code::Closed, &limit, "close")?;
         // What another host owns now is not to be written any more.
-        let synced = if inner.info.read_only || is_fenced { Ok(()) } else { self.sync_inside() };
+        let synced = if inner.info.read_only || is_fenced { Ok(()) } else { self.sync_inside(&limit) };
         if let Err(error) = synced.and_then(|()| inner.detach()) {
             if is_fenced {
                 inner.gate.turn(Code::Closed, Code::Fenced);

@@ -8,8 +8,8 @@ use std::time::Duration;
 use r3map_core::device::Kind;
 use r3map_core::migration::{Dirty, Message, Moved, Runs};
 use r3map_core::{
-    BackendOptions, Code, Copy, DeviceChoice, ExportOptions, Group, Mode, Mount, SeedOptions, SeedState, Seeder,
-    Server, ServerOptions, backend,
+    BackendOptions, Code, Copy, DeviceChoice, ExportOptions, Group, Mode, Mount, MountOptions, SeedOptions, SeedState,
+    Seeder, Server, ServerOptions, backend,
 };
 
 mod seeding;
@@ -342,6 +342,29 @@ fn a_region_that_came_back_by_force_goes_on_by_its_handle_with_all_that_its_slic
     seeder.close().unwrap();
     mount.sync().unwrap();
     mount.close().unwrap();
+}
+
+#[test]
+fn what_is_given_away_is_in_its_file_before_that_is_written_down() {
+    for mode in [Mode::Direct, Mode::Managed] {
+        let place = Directory::new();
+        let url = format!("{}?size=8MiB", place.url("region"));
+        let options = MountOptions { push_interval: Duration::ZERO, ..Mount::options() };
+        let options = options.device(DeviceChoice::Userfaultfd).mode(mode);
+        let mount = options.open_url(&url, &BackendOptions::default()).unwrap();
+        let mut model = vec![0; 8 << 20];
+        let slice = match mount.slice() {
+            Ok(slice) => slice,
+            Err(error) => return skip::leave_to_guest(error),
+        };
+        let seeder = seed(&mount);
+        let (mut taker, session, mut bytes, mut after) = pulled(&seeder);
+        model[1 << 20..2 << 20].copy_from_slice(&pattern(1 << 20, 6));
+        unsafe { slice.as_mut_slice()[1 << 20..2 << 20].copy_from_slice(&model[1 << 20..2 << 20]) };
+        take(&seeder, &mut after, &mut taker, session, &mut bytes);
+        assert!(bytes == model, "{mode:?}");
+        assert!(std::fs::read(place.file("region")).unwrap() == model, "{mode:?}");
+    }
 }
 
 #[test]

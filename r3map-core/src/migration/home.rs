@@ -121,6 +121,11 @@ impl Homes {
         self.parts[0].0.load()
     }
 
+    /// Whether one of them outlives this process.
+    pub fn last(&self) -> bool {
+        self.parts.iter().any(|(held, _)| held.home.store.lasts())
+    }
+
     /// What the place of one part says while the whole says `record`.
     fn of_part(&self, record: &Record, index: usize) -> Record {
         let identity = part_identity(record.region.identity, index);

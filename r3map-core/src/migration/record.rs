@@ -171,6 +171,11 @@ impl Store {
         }))
     }
 
+    /// Whether it outlives this process.
+    pub fn lasts(&self) -> bool {
+        matches!(self.0, Place::Disk(_))
+    }
+
     /// The record, if there is one.
     pub fn load(&self) -> Result<Option<Record>> {
         match &self.0 {

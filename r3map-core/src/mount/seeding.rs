@@ -196,10 +196,19 @@ impl Seeded {
         self.inner().gate.refuse(Code::Suspended);
     }
 
-    /// Waits out whoever is inside and brings their writes to the tracker.
-    pub fn settle(&self, limit: &Limit) -> Result<()> {
+    /// Makes durable what was written so far.
+    pub fn flush(&self, limit: &Limit) -> Result<()> {
+        if self.mount.is_read_only() { Ok(()) } else { self.mount.sync_inside(limit) }
+    }
+
+    /// Waits out whoever is inside and brings their writes to the tracker; where the record outlives this process, the
+    /// bytes have to as well.
+    pub fn settle(&self, lasting: bool, limit: &Limit) -> Result<()> {
         let inner = self.inner();
         inner.gate.shut(Code::Suspended, limit, "suspend")?;
+        if lasting {
+            self.flush(limit)?;
+        }
         // A device may push when it is flushed.
         self.collect(limit)?;
         for kept in inner.managed.iter().chain(inner.sliced.get()) {

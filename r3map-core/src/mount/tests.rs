@@ -132,7 +132,7 @@ fn a_store_after_the_app_said_that_it_stopped_is_noticed_and_one_by_the_handle_i
         tracked.arm();
         let limit = tracked.mount.limit();
         tracked.seeded.suspend();
-        tracked.seeded.settle(&limit).unwrap();
+        tracked.seeded.settle(false, &limit).unwrap();
         assert_eq!(tracked.mount.write_at(&[1], 0).unwrap_err().code(), Code::Suspended);
         // SAFETY: the page lies in the slice, which is attached, and nobody else looks at it.
         unsafe { slice.as_ptr().add(PAGE as usize).write_volatile(1) };
@@ -141,7 +141,7 @@ fn a_store_after_the_app_said_that_it_stopped_is_noticed_and_one_by_the_handle_i
         tracked.mount.write_at(&[1], 5 * PAGE).unwrap();
         // Neither is forgotten.
         assert_eq!(tracked.written(), [1..2, 5..6], "{mode:?}");
-        tracked.seeded.settle(&limit).unwrap();
+        tracked.seeded.settle(false, &limit).unwrap();
         tracked.seeded.verify(&limit).unwrap();
         tracked.seeded.fence(&limit).unwrap();
         assert_eq!(tracked.mount.read_at(&mut [0], 0).unwrap_err().code(), Code::Fenced);

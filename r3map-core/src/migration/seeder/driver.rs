@@ -5,7 +5,7 @@
 //! machine wants after it.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -31,6 +31,8 @@ pub struct Driver {
     truth: Arc<Truth>,
     /// None while the region arrives, and once this has ended: they are another's.
     homes: Mutex<Option<Homes>>,
+    /// Whether the record outlives this process, so that the bytes have to as well.
+    lasts: AtomicBool,
     /// The region as it is known to all: of its epoch the machine knows more.
     region: Moved,
     suspend_deadline: Duration,
@@ -48,10 +50,19 @@ pub struct Driver {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
+/// What the thread does.
+#[derive(PartialEq)]
+enum Job {
+    /// What the machine said.
+    Do(Action),
+    /// Makes durable what is written so far, so that little is left to do while the app has stopped.
+    FlushAhead,
+}
+
 struct Machine {
     source: Source,
     /// What is to be done by the thread, in order.
-    jobs: VecDeque<Action>,
+    jobs: VecDeque<Job>,
     clocks: Clocks,
     /// The client with whom the source speaks: unasked messages go to it.
     partner: Option<Identity>,
@@ -76,6 +87,7 @@ impl Driver {
         let machine = Machine { source, jobs: VecDeque::new(), clocks, partner: None, cause: None, ended: false };
         let driver = Arc::new(Driver {
             truth: Arc::new(truth),
+            lasts: AtomicBool::new(homes.as_ref().is_some_and(Homes::last)),
             homes: Mutex::new(homes),
             region,
             suspend_deadline: options.suspend_deadline,
@@ -245,17 +257,24 @@ impl Driver {
         *self.serving.write().unwrap_or_else(|e| e.into_inner()) = machine.source.serving();
         let mut in_order = true;
         for action in actions {
+            if matches!(action, Action::Tell(Told { what: What::Suspending, .. })) && self.lasts() {
+                in_order = false;
+                machine.jobs.push_back(Job::FlushAhead);
+            }
             match action {
                 Action::Send(message) if in_order => self.send(machine.partner, &message, asked_by),
                 Action::Tell(told) if in_order => self.tell(machine, told),
-                // It is the same question, and one answer will do.
-                Action::Collect { .. } if machine.jobs.contains(&action) => {}
                 action => {
+                    let job = Job::Do(action);
+                    // It is the same question, and one answer will do.
+                    if matches!(job, Job::Do(Action::Collect { .. })) && machine.jobs.contains(&job) {
+                        continue;
+                    }
                     in_order = false;
-                    if let Action::Quiesce { .. } = action {
+                    if let Job::Do(Action::Quiesce { .. }) = job {
                         self.truth.seeded().for_each(|seeded| seeded.suspend());
                     }
-                    machine.jobs.push_back(action);
+                    machine.jobs.push_back(job);
                     self.wake.notify_all();
                 }
             }
@@ -291,12 +310,15 @@ impl Driver {
     /// The thread: jobs in order, and between them what is due.
     fn run(&self) {
         while let Some(job) = self.next_job() {
-            self.work(job);
+            match job {
+                Job::Do(action) => self.work(action),
+                Job::FlushAhead => self.flush_ahead(),
+            }
         }
         self.log.end();
     }
 
-    fn next_job(&self) -> Option<Action> {
+    fn next_job(&self) -> Option<Job> {
         let mut machine = self.lock();
         loop {
             if let Some(job) = machine.jobs.pop_front() {
@@ -349,6 +371,7 @@ impl Driver {
         }
         match records::open(&self.truth, self.trust) {
             Ok((homes, record)) => {
+                self.lasts.store(homes.last(), Ordering::Relaxed);
                 *self.homes.lock().unwrap_or_else(|e| e.into_inner()) = Some(homes);
                 let _ = self.on_locked(machine, Event::Arrived { record });
             }
@@ -359,8 +382,8 @@ impl Driver {
         }
     }
 
-    fn work(&self, job: Action) {
-        match job {
+    fn work(&self, action: Action) {
+        match action {
             Action::Send(message) => {
                 let partner = self.lock().partner;
                 self.send(partner, &message, None);
@@ -432,13 +455,25 @@ impl Driver {
         }
     }
 
+    fn lasts(&self) -> bool {
+        self.lasts.load(Ordering::Relaxed)
+    }
+
+    fn flush_ahead(&self) {
+        let limit = self.limit();
+        if let Err(error) = self.truth.seeded().try_for_each(|seeded| seeded.flush(&limit)) {
+            // Then it fails once more when it counts, and the app is told.
+            tracing::warn!(%error, "what was written could not be made durable before the app stops");
+        }
+    }
+
     fn quiesce(&self) -> Result<()> {
         let partner = self.lock().partner;
         if partner.and_then(|partner| self.peers.newest(partner)).is_none() {
             return Err(Error::new(Code::Disconnected, "the destination is away: it is not given the region now"));
         }
-        let limit = self.limit();
-        self.truth.seeded().try_for_each(|seeded| seeded.settle(&limit))?;
+        let (limit, lasting) = (self.limit(), self.lasts());
+        self.truth.seeded().try_for_each(|seeded| seeded.settle(lasting, &limit))?;
         self.truth.seeded().try_for_each(|seeded| seeded.verify(&limit))
     }
 
