@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,8 +30,11 @@ pub mod managed;
 mod puller;
 mod pusher;
 pub(crate) mod seeding;
+mod slice;
 #[cfg(test)]
 mod tests;
+
+pub use slice::Slice;
 
 /// A mounted region. Clones are the same mount; every method may be called from any thread.
 #[derive(Clone)]
@@ -300,7 +302,7 @@ impl Mount {
     pub fn slice(&self) -> Result<Slice> {
         let device = self.attached(View::Slice)?;
         let (start, length) = device.slice()?;
-        Ok(Slice { start, length, read_only: self.is_read_only(), _device: device.clone() })
+        Ok(Slice::new(start, length, self.is_read_only(), device.clone()))
     }
 
     /// Figures of this mount.
@@ -576,66 +578,6 @@ impl Backend for Mount {
 
     fn close(&self) -> Result<()> {
         Mount::close(self)
-    }
-}
-
-/// The region as memory: valid while the mount is open, whoever holds it.
-///
-/// The first touch of a page that is not here waits for it. A page that cannot be had is a SIGBUS, after a
-/// line in the log that says why; [`Mount::pull`] gives an error instead. After the mount is closed any touch
-/// is a SIGSEGV.
-#[derive(Clone)]
-pub struct Slice {
-    start: NonNull<u8>,
-    length: usize,
-    read_only: bool,
-    _device: Arc<dyn Device>,
-}
-
-// SAFETY: the memory is shared by design, and `Slice` itself gives out only raw pointers.
-unsafe impl Send for Slice {}
-// SAFETY: as above.
-unsafe impl Sync for Slice {}
-
-impl Slice {
-    /// The first byte.
-    pub fn as_ptr(&self) -> *mut u8 {
-        self.start.as_ptr()
-    }
-
-    /// Bytes: the region's size.
-    pub fn len(&self) -> usize {
-        self.length
-    }
-
-    /// Whether the region has no bytes.
-    pub fn is_empty(&self) -> bool {
-        self.length == 0
-    }
-
-    /// Whether a store is a SIGSEGV.
-    pub fn is_read_only(&self) -> bool {
-        self.read_only
-    }
-
-    /// The bytes, to be read.
-    ///
-    /// # Safety
-    /// While the result lives nobody writes to the region and the mount is not closed.
-    pub unsafe fn as_slice(&self) -> &[u8] {
-        // SAFETY: the range is mapped while the device is attached, which the caller promises.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
-    }
-
-    /// The bytes, to be read and written.
-    ///
-    /// # Safety
-    /// While the result lives nobody else reads or writes the region, it is not read-only, and the mount is
-    /// not closed.
-    #[allow(clippy::mut_from_ref)]
-    pub unsafe fn as_mut_slice(&self) -> &mut [u8] {
-        // SAFETY: as in `as_slice`; that nobody else touches it is the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.length) }
     }
 }
 
