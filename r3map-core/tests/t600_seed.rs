@@ -83,7 +83,7 @@ fn a_region_moves_while_it_is_written_and_is_fenced_here_afterwards() {
         assert_eq!(taker.round(session, 0), runs([1..2, 10..11, 732..733]), "{url}");
         model[0] = 9;
         mount.write_at(&model[..1], 0).unwrap();
-        assert_eq!(taker.round(session, 1), runs([0..1]));
+        assert_eq!(taker.round(session, 1), Runs::all(1));
         model[8192] = 7;
         mount.write_at(&model[8192..8193], 8192).unwrap();
         let vote = taker.vote(session);
@@ -123,7 +123,7 @@ fn stores_to_a_slice_are_in_a_round_and_after_the_commit_it_cannot_be_touched() 
         let attach = || match mount.slice() {
             Ok(slice) => Some(slice),
             Err(error) => {
-                skip::leave_to_guest(error);
+                skip::skip(error);
                 None
             }
         };
@@ -174,43 +174,51 @@ fn stores_to_a_slice_are_in_a_round_and_after_the_commit_it_cannot_be_touched() 
 }
 
 #[test]
-fn writes_to_a_path_are_in_a_round_and_after_the_commit_it_is_gone() {
-    for kind in [Kind::Fuse, Kind::Nbd] {
-        if let Err(error) = kind.probe() {
-            skip::leave_to_guest(error);
-            continue;
-        }
-        let device = if kind == Kind::Nbd { DeviceChoice::Nbd(None) } else { DeviceChoice::Fuse };
-        let options = Mount::options().device(device);
-        let mount = options.open_url("memory:?size=4MiB", &BackendOptions::default()).unwrap();
-        let path = mount.path().unwrap();
-        let mut file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
-        let mut model = pattern(4 << 20, 3);
-        file.write_all(&model).unwrap();
-        let seeder = seed(&mount);
-        let (mut taker, session, mut bytes, mut after) = pulled(&seeder);
-        let before = taker.round(session, 0);
-        taker.refresh(&mut bytes, &before);
-        assert!(bytes == model, "{kind}");
-        model[9000..9100].fill(1);
-        std::os::unix::fs::FileExt::write_all_at(&file, &model[9000..9100], 9000).unwrap();
-        // Not flushed by us: the seeder does that.
-        let round = taker.round(session, 1);
-        assert!(round.contains(2), "{kind}: {round:?}");
-        taker.refresh(&mut bytes, &round);
-        model[0] = 200;
-        std::os::unix::fs::FileExt::write_all_at(&file, &[200], 0).unwrap();
-        take(&seeder, &mut after, &mut taker, session, &mut bytes);
-        assert!(bytes == model, "{kind}");
-        let written = std::os::unix::fs::FileExt::write_all_at(&file, &[1], 0).and_then(|()| file.sync_all());
-        assert!(written.is_err(), "{kind}");
-        drop(file);
-        assert!(std::fs::File::open(&path).and_then(|mut file| file.read_exact(&mut [0])).is_err(), "{kind}");
-        assert!(taker.read_all() == model);
-        drain(&seeder, &mut taker, session);
-        seeder.close().unwrap();
-        mount.close().unwrap();
+fn writes_to_a_file_of_fuse_are_in_a_round_and_after_the_commit_it_is_gone() {
+    if let Err(error) = Kind::Fuse.probe() {
+        return skip::skip(error);
     }
+    writes_to_a_path_are_in_a_round_and_after_the_commit_it_is_gone(Kind::Fuse, DeviceChoice::Fuse);
+}
+
+#[test]
+fn writes_to_a_block_device_are_in_a_round_and_after_the_commit_it_is_gone() {
+    if let Err(error) = Kind::Nbd.probe() {
+        return skip::leave_to_guest(error);
+    }
+    writes_to_a_path_are_in_a_round_and_after_the_commit_it_is_gone(Kind::Nbd, DeviceChoice::Nbd(None));
+}
+
+fn writes_to_a_path_are_in_a_round_and_after_the_commit_it_is_gone(kind: Kind, device: DeviceChoice) {
+    let options = Mount::options().device(device);
+    let mount = options.open_url("memory:?size=4MiB", &BackendOptions::default()).unwrap();
+    let path = mount.path().unwrap();
+    let mut file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+    let mut model = pattern(4 << 20, 3);
+    file.write_all(&model).unwrap();
+    let seeder = seed(&mount);
+    let (mut taker, session, mut bytes, mut after) = pulled(&seeder);
+    let before = taker.round(session, 0);
+    taker.refresh(&mut bytes, &before);
+    assert!(bytes == model, "{kind}");
+    model[9000..9100].fill(1);
+    std::os::unix::fs::FileExt::write_all_at(&file, &model[9000..9100], 9000).unwrap();
+    // Not flushed by us: the seeder does that.
+    let round = taker.round(session, 1);
+    assert!(round.contains(2), "{kind}: {round:?}");
+    taker.refresh(&mut bytes, &round);
+    model[0] = 200;
+    std::os::unix::fs::FileExt::write_all_at(&file, &[200], 0).unwrap();
+    take(&seeder, &mut after, &mut taker, session, &mut bytes);
+    assert!(bytes == model, "{kind}");
+    let written = std::os::unix::fs::FileExt::write_all_at(&file, &[1], 0).and_then(|()| file.sync_all());
+    assert!(written.is_err(), "{kind}");
+    drop(file);
+    assert!(std::fs::File::open(&path).and_then(|mut file| file.read_exact(&mut [0])).is_err(), "{kind}");
+    assert!(taker.read_all() == model);
+    drain(&seeder, &mut taker, session);
+    seeder.close().unwrap();
+    mount.close().unwrap();
 }
 
 #[test]
@@ -238,7 +246,7 @@ fn an_app_that_refuses_or_does_not_stop_goes_on_and_may_be_asked_again() {
     assert!(matches!(taker.hear(), Message::Aborted { tracking: true, .. }));
     assert_eq!(seeder.suspended(asked.sequence, &[]).unwrap_err().code(), Code::StaleEpoch);
     mount.write_at(&[1], 0).unwrap();
-    assert_eq!(taker.round(session, 0), runs([0..1]));
+    assert_eq!(taker.round(session, 0), Runs::all(1));
     seeder.close().unwrap();
     mount.write_at(&[2], 0).unwrap();
     mount.close().unwrap();
@@ -292,7 +300,7 @@ fn what_was_given_away_stays_so_after_a_restart_and_is_given_again_as_often_as_a
     let mut taker = Taker::connect(&seeder, 9);
     assert_eq!(taker.region, Moved { epoch: region.epoch + 1, ..region });
     for question in [Message::Status { vote }, Message::Finalize { vote, acknowledged: 0 }] {
-        let given = Message::Given { vote, dirty: Dirty::Pages(runs([0..1])), payload: b"registers".to_vec() };
+        let given = Message::Given { vote, dirty: Dirty::Pages(Runs::all(1)), payload: b"registers".to_vec() };
         assert_eq!(taker.ask(&question), given);
     }
     assert!(taker.read_all() == model);
@@ -325,7 +333,7 @@ fn a_region_that_came_back_by_force_goes_on_by_its_handle_with_all_that_its_slic
     let mount = options.open_url("memory:?size=1MiB", &BackendOptions::default()).unwrap();
     let slice = match mount.slice() {
         Ok(slice) => slice,
-        Err(error) => return skip::leave_to_guest(error),
+        Err(error) => return skip::skip(error),
     };
     unsafe { slice.as_mut_slice()[5000] = 42 };
     let seeder = seed(&mount);
@@ -355,7 +363,7 @@ fn what_is_given_away_is_in_its_file_before_that_is_written_down() {
         let mut model = vec![0; 8 << 20];
         let slice = match mount.slice() {
             Ok(slice) => slice,
-            Err(error) => return skip::leave_to_guest(error),
+            Err(error) => return skip::skip(error),
         };
         let seeder = seed(&mount);
         let (mut taker, session, mut bytes, mut after) = pulled(&seeder);
