@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use r3map_core::device::Kind;
+use r3map_core::migration::record::{Record, State, Store};
 use r3map_core::migration::{Dirty, Message, Moved, Runs};
 use r3map_core::{
     BackendOptions, Code, Copy, DeviceChoice, ExportOptions, Group, Mode, Mount, MountOptions, SeedOptions, SeedState,
@@ -625,6 +626,45 @@ fn hashes_are_those_of_the_bytes_and_only_within_a_session() {
     }
     assert_eq!(taker.request(digest, 4096, 65536).unwrap_err().code(), Code::InvalidArgument);
     assert_eq!(taker.request(digest, 196_608, 65536).unwrap_err().code(), Code::OutOfRange);
+}
+
+#[test]
+fn bytes_whose_record_says_that_they_are_elsewhere_are_neither_opened_nor_exported_nor_copied() {
+    let place = Directory::new();
+    let chunks = place.file("chunks");
+    for (url, path) in [
+        (format!("{}?size=4096", place.url("region")), place.file("region")),
+        (format!("dir://{}?size=4096", chunks.display()), chunks),
+    ] {
+        let backend = || backend::open(&url, &BackendOptions::default()).unwrap();
+        backend();
+        let store = Store::beside(&path);
+        let region = Moved { identity: [1; 16], size: 4096, epoch: 3 };
+        for state in [State::Copy, State::Willing, State::Taken, State::Given, State::Drained] {
+            store.save(&Record::new(state, region)).unwrap();
+            match Mount::options().open(backend()) {
+                Err(error) => assert_eq!(error.code(), Code::Fenced, "{state:?}"),
+                Ok(mount) => {
+                    assert!([State::Given, State::Drained].contains(&state));
+                    assert_eq!(mount.read_at(&mut [0], 0).unwrap_err().code(), Code::Fenced, "{state:?}");
+                    mount.close().unwrap();
+                }
+            }
+            let server = Server::new(ServerOptions::default()).unwrap();
+            let exported = server.export("region", backend(), &ExportOptions::default());
+            assert_eq!(exported.unwrap_err().code(), Code::Fenced, "{state:?}");
+            let memory = backend::open("memory:?size=4096", &BackendOptions::default()).unwrap();
+            assert_eq!(Copy::between(backend(), memory.clone()).err().unwrap().code(), Code::Fenced, "{state:?}");
+            assert_eq!(Copy::between(memory, backend()).err().unwrap().code(), Code::Fenced, "{state:?}");
+        }
+        for state in [State::Owner, State::Complete] {
+            store.save(&Record::new(state, region)).unwrap();
+            let mount = Mount::options().open(backend()).unwrap();
+            mount.read_at(&mut [0], 0).unwrap();
+            // It is still the region that it was.
+            assert_eq!(seed(&mount).stats().unwrap().get("epoch"), Some(3));
+        }
+    }
 }
 
 #[test]

@@ -155,8 +155,8 @@ impl Seeded {
     #[inline]
     pub fn try_read(&self, buffer: &mut [u8], offset: u64) -> Option<Result<()>> {
         let inner = self.inner();
-        match (inner.kept(), &inner.direct) {
-            (Some(kept), Some(direct)) if inner.info.local => read_either(kept, direct.as_ref(), buffer, offset),
+        match (inner.kept(), inner.sliced.get()) {
+            (Some(kept), Some(sliced)) if Arc::ptr_eq(kept, sliced) => read_either(kept, &*inner.below, buffer, offset),
             (Some(kept), _) => kept.try_read_at(buffer, offset),
             (None, _) => inner.region.try_read_at(buffer, offset),
         }

@@ -51,7 +51,6 @@ pub struct Driver {
 }
 
 /// What the thread does.
-#[derive(PartialEq)]
 enum Job {
     /// What the machine said.
     Do(Action),
@@ -266,9 +265,9 @@ impl Driver {
                 Action::Tell(told) if in_order => self.tell(machine, told),
                 action => {
                     let job = Job::Do(action);
-                    // It is the same question, and one answer will do.
-                    if matches!(job, Job::Do(Action::Collect { .. })) && machine.jobs.contains(&job) {
-                        continue;
+                    if matches!(job, Job::Do(Action::Collect { .. })) {
+                        // Only the newest question counts, however many are asked.
+                        machine.jobs.retain(|job| !matches!(job, Job::Do(Action::Collect { .. })));
                     }
                     in_order = false;
                     if let Job::Do(Action::Quiesce { .. }) = job {
