@@ -262,7 +262,9 @@ fn a_destination_that_goes_away_before_the_commit_leaves_the_region_here() {
     taker.finalize(vote, 0);
     expect(&seeder, &mut after, &[Suspending]);
     taker.send(r3map_core::wire::Header::new(r3map_core::wire::Kind::Close, 0), &[]);
-    expect(&seeder, &mut after, &[Resumed, Waiting]);
+    let cause = expect(&seeder, &mut after, &[Resumed]).cause.unwrap();
+    assert_eq!(cause.code(), Code::Disconnected);
+    expect(&seeder, &mut after, &[Waiting]);
     mount.write_at(&[1], 0).unwrap();
     // Its vote is dead, whoever asks.
     let mut other = Taker::connect(&seeder, 2);
@@ -523,7 +525,9 @@ fn a_commit_that_cannot_be_written_down_gives_the_region_to_nobody_until_it_is_u
     while seeder.next(after, SOON).unwrap().state == SeedState::Trouble {
         after += 1;
     }
-    expect(&seeder, &mut after, &[Resumed, Waiting]);
+    let cause = expect(&seeder, &mut after, &[Resumed]).cause.unwrap();
+    assert_eq!(cause.code(), Code::NotFound);
+    expect(&seeder, &mut after, &[Waiting]);
     mount.write_at(&[1], 0).unwrap();
     assert!(matches!(taker.ask(&Message::Status { vote }), Message::Aborted { tracking: false, .. }));
     seeder.close().unwrap();

@@ -54,6 +54,8 @@ pub struct Driver {
 enum Job {
     /// What the machine said.
     Do(Action),
+    /// Tells the app.
+    Tell(SeedEvent),
     /// Makes durable what is written so far, so that little is left to do while the app has stopped.
     FlushAhead,
 }
@@ -65,9 +67,31 @@ struct Machine {
     clocks: Clocks,
     /// The client with whom the source speaks: unasked messages go to it.
     partner: Option<Identity>,
-    /// The cause of what is told next, as its first place knew it.
+    /// Why the event that is being taken came about: the machine itself has words only.
     cause: Option<Error>,
+    /// The last record that could not be written: its words may be told later.
+    failure: Option<Error>,
     ended: bool,
+}
+
+impl Machine {
+    /// What the app is told, with the error that it came from.
+    fn event(&self, Told { sequence, what }: Told) -> SeedEvent {
+        let because = |reason: String, code| {
+            let failure = self.failure.clone().filter(|failure| failure.message() == reason);
+            Some(self.cause.clone().or(failure).unwrap_or_else(|| Error::new(code, reason)))
+        };
+        let (state, cause) = match what {
+            What::Waiting => (SeedState::Waiting, None),
+            What::Tracking => (SeedState::Tracking, None),
+            What::Suspending => (SeedState::Suspending, None),
+            What::Resumed { reason } => (SeedState::Resumed, because(reason, Code::Cancelled)),
+            What::Committed => (SeedState::Committed, None),
+            What::Drained => (SeedState::Drained, None),
+            What::Trouble { reason } => (SeedState::Trouble, because(reason, Code::Io)),
+        };
+        SeedEvent { sequence, state, cause }
+    }
 }
 
 impl Driver {
@@ -83,7 +107,8 @@ impl Driver {
             (None, region, Source::arriving(region))
         };
         let owns = source.owns() && homes.is_some();
-        let machine = Machine { source, jobs: VecDeque::new(), clocks, partner: None, cause: None, ended: false };
+        let machine =
+            Machine { source, jobs: VecDeque::new(), clocks, partner: None, cause: None, failure: None, ended: false };
         let driver = Arc::new(Driver {
             truth: Arc::new(truth),
             lasts: AtomicBool::new(homes.as_ref().is_some_and(Homes::last)),
@@ -262,9 +287,12 @@ impl Driver {
             }
             match action {
                 Action::Send(message) if in_order => self.send(machine.partner, &message, asked_by),
-                Action::Tell(told) if in_order => self.tell(machine, told),
+                Action::Tell(told) if in_order => self.tell(machine, machine.event(told)),
                 action => {
-                    let job = Job::Do(action);
+                    let job = match action {
+                        Action::Tell(told) => Job::Tell(machine.event(told)),
+                        action => Job::Do(action),
+                    };
                     if matches!(job, Job::Do(Action::Collect { .. })) {
                         // Only the newest question counts, however many are asked.
                         machine.jobs.retain(|job| !matches!(job, Job::Do(Action::Collect { .. })));
@@ -288,21 +316,11 @@ impl Driver {
         }
     }
 
-    fn tell(&self, machine: &mut Machine, told: Told) {
-        let Told { sequence, what } = told;
-        let because = |reason: String, code| Some(machine.cause.clone().unwrap_or_else(|| Error::new(code, reason)));
-        let (state, cause) = match what {
-            What::Waiting => (SeedState::Waiting, None),
-            What::Tracking => (SeedState::Tracking, None),
-            What::Suspending => (SeedState::Suspending, None),
-            What::Resumed { reason } => (SeedState::Resumed, because(reason, Code::Cancelled)),
-            What::Committed => (SeedState::Committed, None),
-            What::Drained => (SeedState::Drained, None),
-            What::Trouble { reason } => (SeedState::Trouble, because(reason, Code::Io)),
-        };
-        tracing::info!(state = state.name(), sequence, cause = cause.as_ref().map(Error::message), "seeder");
-        machine.clocks.told(state, sequence, self.suspend_deadline);
-        self.log.tell(SeedEvent { sequence, state, cause });
+    fn tell(&self, machine: &mut Machine, event: SeedEvent) {
+        let cause = event.cause.as_ref().map(Error::message);
+        tracing::info!(state = event.state.name(), sequence = event.sequence, cause, "seeder");
+        machine.clocks.told(event.state, event.sequence, self.suspend_deadline);
+        self.log.tell(event);
         self.wake.notify_all();
     }
 
@@ -311,6 +329,7 @@ impl Driver {
         while let Some(job) = self.next_job() {
             match job {
                 Job::Do(action) => self.work(action),
+                Job::Tell(event) => self.tell(&mut self.lock(), event),
                 Job::FlushAhead => self.flush_ahead(),
             }
         }
@@ -387,10 +406,8 @@ impl Driver {
                 let partner = self.lock().partner;
                 self.send(partner, &message, None);
             }
-            Action::Tell(told) => {
-                let mut machine = self.lock();
-                self.tell(&mut machine, told);
-            }
+            // Queued as what the app reads.
+            Action::Tell(_) => {}
             Action::Arm { step } => match self.arm() {
                 Ok(session) => drop(self.on(Event::Armed { step, session })),
                 Err(error) => {
@@ -407,7 +424,10 @@ impl Driver {
             Action::Reopen => self.truth.seeded().for_each(|seeded| seeded.reopen()),
             Action::Persist { step, record } => match self.save(&record) {
                 Ok(()) => drop(self.on(Event::Persisted { step })),
-                Err(error) => self.failed(error, |reason| Event::NotPersisted { step, reason }),
+                Err(error) => {
+                    self.lock().failure = Some(error.clone());
+                    self.failed(error, |reason| Event::NotPersisted { step, reason });
+                }
             },
             Action::Fence => {
                 for seeded in self.truth.seeded() {
