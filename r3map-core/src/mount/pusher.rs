@@ -1,7 +1,7 @@
 //! Sends what was written to the backend while the app goes on.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ pub struct Pusher {
     window: u64,
     deadline: Duration,
     stop: AtomicBool,
+    /// Whether nothing may be sent; locked by whoever is about to begin a push.
+    held: Mutex<bool>,
     wake: Signal,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -37,6 +39,7 @@ impl Pusher {
             window: options.max_in_flight.unwrap_or(WINDOW),
             deadline: options.deadline,
             stop: AtomicBool::new(false),
+            held: Mutex::new(false),
             wake: Signal::default(),
             thread: Mutex::default(),
         }
@@ -64,6 +67,22 @@ impl Pusher {
         }
     }
 
+    /// Begins no more pushes in the background until [`go_on`](Pusher::go_on), and waits until those under way are
+    /// resolved.
+    pub fn hold(&self, limit: &Limit) -> Result<()> {
+        *self.held() = true;
+        self.region.wait_pushing_below(1, limit)
+    }
+
+    /// Pushes again.
+    pub fn go_on(&self) {
+        *self.held() = false;
+    }
+
+    fn held(&self) -> MutexGuard<'_, bool> {
+        self.held.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
     /// Pushes everything that is dirty now and waits until the backend has it.
     pub fn push_all(&self, limit: &Limit) -> Result<()> {
         let pushed = self.region.push_all(self.window, limit);
@@ -89,11 +108,19 @@ impl Pusher {
         }
     }
 
+    fn push_next(&self, from: u64, limit: &Limit) -> Option<u64> {
+        let held = self.held();
+        if *held { None } else { self.region.push_next(from, limit.deadline) }
+    }
+
     /// One look at what is dirty.
     fn round(&self, limit: &Limit) -> Result<()> {
+        if *self.held() {
+            return Ok(());
+        }
         self.region.collect()?;
         let mut from = 0;
-        while let Some(next) = self.region.push_next(from, limit.deadline) {
+        while let Some(next) = self.push_next(from, limit) {
             from = next;
             self.region.wait_pushing_below(self.window, limit)?;
             if self.stop.load(Ordering::SeqCst) {
