@@ -8,6 +8,7 @@
 compile_error!("r3map runs on 64-bit Linux");
 
 pub mod backend;
+mod boot;
 pub mod buffer;
 pub mod cancel;
 pub mod copy;
