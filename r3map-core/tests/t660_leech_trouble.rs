@@ -148,6 +148,7 @@ fn what_is_in_the_way_is_named_and_not_touched() {
     let leecher = leech_with(&source.seeder, &source.local(), overwrite).unwrap();
     leecher.wait_local(1.0, SOON).unwrap();
     leecher.close().unwrap();
+    assert_eq!(code(leecher.wait_local(1.0, SOON)), Code::Closed);
     same(&std::fs::read(&local).unwrap(), &source.bytes);
     // Not the region yet: nobody opens it by mistake.
     let plain = Mount::options().open_url(&source.local(), &BackendOptions::default());

@@ -462,6 +462,9 @@ impl Core {
             part.let_go();
         }
         self.stop();
+        self.publish(|status| {
+            status.over.get_or_insert_with(|| Error::new(Code::Closed, "the leecher is closed"));
+        });
         Ok(())
     }
 
