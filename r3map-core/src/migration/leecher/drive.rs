@@ -88,12 +88,13 @@ impl Driver {
                 self.again.later();
                 self.event(Event::Again);
             }
-            let more = self.pull();
+            let seen = self.look();
+            let more = self.pull(&seen);
             self.publish();
             if self.destination.is_independent() {
                 break;
             }
-            self.rest(more);
+            self.rest(more, &seen);
         }
         self.core.seed().close();
         // Whoever seeds the region next writes its record.
@@ -333,8 +334,15 @@ impl Driver {
         }
     }
 
+    fn look(&mut self) -> Seen {
+        self.pull.begin_step();
+        let (under_way, local) = (self.pull.under_way(), self.is_local());
+        let status = self.core.status();
+        Seen { under_way, finalizing: status.finalizing, wanting: status.wanting, local }
+    }
+
     /// Asks for what comes next; says whether there was more than there is room for.
-    fn pull(&mut self) -> bool {
+    fn pull(&mut self, seen: &Seen) -> bool {
         let on_demand = self.core.options().pull == When::Demand;
         let round_trip = self.plan.round_trip();
         if self.destination.owns() {
@@ -348,12 +356,9 @@ impl Driver {
         if !self.destination.is_tracking() {
             return false;
         }
-        let (finalizing, wanting) = {
-            let status = self.core.status();
-            (status.finalizing > 0, status.wanting > 0)
-        };
-        let wish = Wish { finalize: finalizing, more: wanting, first: !on_demand, size: self.core.size() };
-        let next = self.plan.next(&wish, &self.pull);
+        let (finalize, more) = (seen.finalizing > 0, seen.wanting > 0);
+        let wish = Wish { finalize, more, first: !on_demand, size: self.core.size() };
+        let next = self.plan.next(&wish, seen.under_way == 0, &self.pull);
         if next.ask {
             self.event(Event::Round);
         }
@@ -423,24 +428,35 @@ impl Driver {
         });
     }
 
-    /// Waits for something to do.
-    fn rest(&self, more: bool) {
+    /// Waits for something to do, of which what was seen before the last look at it is no part.
+    fn rest(&self, more: bool, seen: &Seen) {
         let now = Instant::now();
         let times = [Some(self.again.at), self.plan.due(), self.pull.not_before()];
         // What is past was looked at, and waits for something else.
         let until = times.into_iter().flatten().filter(|time| *time > now).min();
         let limit = Limit { deadline: until, cancel: None };
-        let under_way = self.pull.under_way();
-        let finalizing = self.core.status().finalizing;
-        let wanting = self.core.status().wanting;
+        let was_idle = seen.under_way == 0 && !self.pull.has_asked();
         let look = || {
-            let status = self.core.status();
-            let asked = status.finalizing != finalizing || status.wanting != wanting;
-            drop(status);
-            let landed = under_way > 0 && self.pull.under_way() == 0;
+            let asked = {
+                let status = self.core.status();
+                (status.finalizing, status.wanting) != (seen.finalizing, seen.wanting)
+            };
+            let landed = !was_idle && self.pull.under_way() == 0 || !seen.local && self.is_local();
             (!self.core.inbox().is_empty() || asked || landed || more && self.pull.has_room()).then_some(())
         };
         // That time is up is as good a reason as any.
         let _ = self.core.inbox().signal.wait(&limit, "drive a leecher", look);
     }
+}
+
+/// What was there when it was decided what to do.
+struct Seen {
+    /// Bytes under way.
+    under_way: u64,
+    /// Calls that wait for the region.
+    finalizing: u64,
+    /// Calls that wait for more of it.
+    wanting: u64,
+    /// Whether nothing is missing.
+    local: bool,
 }

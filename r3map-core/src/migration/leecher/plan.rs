@@ -12,6 +12,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const COLD: u64 = 3;
 /// Bytes that are not worth another round.
 const FEW: u64 = 256 << 10;
+/// For how long it is believed that pulling again is in vain.
+const LATELY: Duration = Duration::from_secs(5);
 /// The most rounds in a row before the region is asked for.
 const ROUNDS: u32 = 6;
 
@@ -75,6 +77,8 @@ pub struct Plan {
     rounds: u32,
     /// Whether pulling again left as much as there was.
     in_vain: bool,
+    /// When that was found out.
+    measured: Option<Instant>,
     /// What the last round said, in bytes, and in which time that was written.
     written: u64,
     dirty_rate: u64,
@@ -91,6 +95,7 @@ impl Default for Plan {
             spent: 0,
             rounds: 0,
             in_vain: false,
+            measured: None,
             written: 0,
             dirty_rate: 0,
         }
@@ -125,7 +130,14 @@ impl Plan {
         }
         self.written = written;
         if self.phase == Phase::Looking {
-            self.in_vain = self.batch > FEW && left > self.batch / 4 * 3;
+            let was_lately = self.in_vain && self.measured.is_some_and(|then| now - then < LATELY);
+            if self.batch > FEW {
+                self.in_vain = left > self.batch / 4 * 3;
+                self.measured = Some(now);
+            } else {
+                // Nothing was pulled that would say anything about it.
+                self.in_vain = was_lately;
+            }
             self.rounds += 1;
             self.phase = Phase::Again;
             self.batch = left;
@@ -137,10 +149,9 @@ impl Plan {
         self.round_trip
     }
 
-    /// What to do now.
-    pub fn next(&mut self, wish: &Wish, pull: &Pull) -> Next {
+    /// What to do now, where nothing is under way if it is `idle`.
+    pub fn next(&mut self, wish: &Wish, idle: bool, pull: &Pull) -> Next {
         let now = Instant::now();
-        let idle = pull.under_way() == 0;
         let mut next = Next { ask: false, finalize: false, aim: Aim::Nothing };
         if self.asked.is_some_and(|asked| now >= asked + PATIENCE.max(self.round_trip * 4)) {
             self.asked = None;

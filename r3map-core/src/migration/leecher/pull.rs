@@ -56,6 +56,8 @@ pub struct Pull {
     failures: u64,
     pause: Duration,
     not_before: Option<Instant>,
+    /// Whether the last step asked for anything.
+    asked: bool,
 }
 
 /// How fast bytes come.
@@ -81,6 +83,7 @@ impl Pull {
             failures: 0,
             pause: PAUSES.0,
             not_before: None,
+            asked: false,
         })
     }
 
@@ -150,6 +153,16 @@ impl Pull {
         self.under_way() <= self.window * 3 / 4
     }
 
+    /// Nothing was asked for yet in what follows.
+    pub fn begin_step(&mut self) {
+        self.asked = false;
+    }
+
+    /// Whether anything was since.
+    pub fn has_asked(&self) -> bool {
+        self.asked
+    }
+
     /// When it goes on after a failure.
     pub fn not_before(&self) -> Option<Instant> {
         self.not_before
@@ -171,6 +184,7 @@ impl Pull {
         while self.under_way() < self.window {
             let Some(run) = self.next(aim) else { return false };
             self.ask(run);
+            self.asked = true;
         }
         true
     }
