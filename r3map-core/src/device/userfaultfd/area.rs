@@ -1,6 +1,7 @@
 //! The addresses of a slice, and what lies behind them at each moment.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 
@@ -81,11 +82,12 @@ impl Area {
         }
     }
 
-    /// Drops the page table entry of a page; the file keeps the bytes, if any.
-    pub fn unmap_page(&self, page: u64) {
-        let address = self.checked(page);
-        // SAFETY: the page is ours and shared with its file, so that no bytes are lost.
-        unsafe { libc::madvise(address, PAGE as usize, libc::MADV_DONTNEED) };
+    /// Drops the page table entries of a run of pages; the file keeps the bytes, if any.
+    pub fn unmap(&self, pages: Range<u64>) {
+        assert!(pages.start < pages.end && pages.end <= self.length() / PAGE);
+        let (address, length) = (self.checked(pages.start), (pages.end - pages.start) * PAGE);
+        // SAFETY: the pages are ours and shared with their file, so that no bytes are lost.
+        unsafe { libc::madvise(address, length as usize, libc::MADV_DONTNEED) };
     }
 
     fn replace_page(&self, page: u64, file: &File, offset: u64, protection: libc::c_int) -> Result<()> {
