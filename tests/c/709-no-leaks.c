@@ -1,4 +1,4 @@
-/* Hundreds of opened and closed backends, mounts and servers leave no descriptor and no thread behind. */
+/* A thousand opened and closed backends, mounts and servers leave no descriptor and no thread behind. */
 
 #include "test.h"
 
@@ -38,7 +38,7 @@ int main(void)
 {
     once();
     int descriptors = entries("/proc/self/fd"), threads = entries("/proc/self/task");
-    for (int i = 0; i < 200; i++)
+    for (int i = 0; i < 1000; i++)
         once();
     /* Threads that end are told to before they are gone. */
     for (int i = 0; i < 500 && (entries("/proc/self/fd") > descriptors || entries("/proc/self/task") > threads); i++)
