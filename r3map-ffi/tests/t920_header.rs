@@ -20,6 +20,10 @@ const SECTIONS: &[&str] = &[
     "stats.rs",
     "mount.rs",
     "server.rs",
+    "seeder/options.rs",
+    "seeder.rs",
+    "group.rs",
+    "leecher.rs",
     "log.rs",
 ];
 
@@ -64,10 +68,19 @@ fn declarations(source: &str) -> String {
     config.function.args = Layout::Auto;
     config.enumeration.prefix_with_name = false;
     // Enumerations travel as uint32_t, so that no function mentions them.
-    config.export.include =
-        ["r3map_code", "r3map_log_level", "r3map_mode", "r3map_pull", "r3map_mount_event", "r3map_backend_flag"]
-            .map(str::to_owned)
-            .to_vec();
+    config.export.include = [
+        "r3map_code",
+        "r3map_log_level",
+        "r3map_mode",
+        "r3map_pull",
+        "r3map_view",
+        "r3map_mount_event",
+        "r3map_backend_flag",
+        "r3map_seed_state",
+        "r3map_leech_state",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     let mut written = Vec::new();
     let builder = Builder::new().with_config(config).with_src(sources().join(source));
     builder.generate().expect("the sources parse").write(&mut written);
