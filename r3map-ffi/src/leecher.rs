@@ -288,9 +288,7 @@ pub unsafe extern "C" fn r3map_leecher_close(
 ) -> *mut r3map_error {
     call("r3map_leecher_close", || {
         // SAFETY: the caller's promise: handles, or NULL.
-        let (handle, cancel) = unsafe { (get(leecher.cast_const())?, cancel_of(cancel)?) };
-        let leecher = handle.leecher.clone();
-        cancellable(cancel.as_ref(), "close a leecher", move || leecher.close())
+        unsafe { leecher_of(leecher, cancel) }?.close()
     })
 }
 
