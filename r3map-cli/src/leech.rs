@@ -139,6 +139,8 @@ impl Leech {
         let cancel = Cancel::new();
         let waiting = mount.with_cancel(cancel.clone());
         let here = || watch::kept(mount, "local_bytes").unwrap_or(0);
+        // One that pulls on demand only is asked for all of it now.
+        mount.prefetch(0, mount.size())?;
         let whole = interrupts.during(
             |_| cancel.trigger(),
             || progress.during("pull", mount.size(), &here, || waiting.wait_local(1.0, Duration::ZERO)),

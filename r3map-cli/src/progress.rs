@@ -114,6 +114,8 @@ impl Progress {
         glance: &(dyn Fn() -> Option<Glance> + Sync),
         wait: &dyn Fn(Duration) -> Result<(), RecvTimeoutError>,
     ) {
+        // What it tells by itself is told at once.
+        glance();
         let started = Instant::now();
         let under_way = |pause| matches!(wait(pause), Err(RecvTimeoutError::Timeout));
         if self.json {

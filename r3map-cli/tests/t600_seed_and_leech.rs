@@ -93,8 +93,8 @@ fn a_signal_before_the_commit_ends_either_side_and_the_region_stays_with_its_see
         let (seed, at) = seed(&[&url]);
         // It can never have this much: it waits until it is told to end.
         let never = ["leech", &at, &directory.url("there"), "--finalize-when", "pause<0ms"];
-        let leech = Running::start(&never);
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        let mut leech = Running::start(&never);
+        leech.says("pulling");
         leech.signal(signal);
         let outcome = leech.ended();
         assert_eq!(outcome.status, 1, "{}", outcome.err);
@@ -153,14 +153,61 @@ fn a_leecher_killed_before_the_commit_leaves_the_region_to_the_next_one() {
     let (url, bytes) = directory.file("here", 2_000_000);
     let (seed, at) = seed(&[&url]);
     let local = directory.url("there");
-    let leech = Running::start(&["leech", &at, &local, "--finalize-when", "pause<0ms", "--json"]);
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    let mut leech = Running::start(&["leech", &at, &local, "--finalize-when", "pause<0ms", "--json"]);
+    leech.says("\"event\":\"pulling\"");
     leech.signal(Signal::SIGKILL);
     assert_eq!(leech.ended().status, -1);
     let outcome = r3map(&["leech", &at, &local]);
     assert_eq!(outcome.status, 0, "{}", outcome.err);
     assert_eq!(seed.ended().status, 0);
     assert!(same(&directory.path("there"), &bytes));
+}
+
+/// A leecher that has the region but not its bytes, and a path to it: it pulls what is touched.
+fn owner(directory: &Directory, at: &str) -> Running {
+    let (local, there) = (directory.url("local"), directory.path("there"));
+    let there = there.to_str().unwrap();
+    let when = ["--finalize-when", "0%", "--pull", "demand", "--device", "fuse"];
+    let mut leech = Running::start(&[&["leech", at, &local, "--at", there][..], &when].concat());
+    assert_eq!(leech.line(), there);
+    leech
+}
+
+#[test]
+fn a_seeder_that_is_told_to_end_while_bytes_are_needed_says_so_and_waits_for_the_last() {
+    let directory = Directory::new();
+    let (url, bytes) = directory.file("here", 40_000_000);
+    let (mut seed, at) = seed(&[&url]);
+    let leech = owner(&directory, &at);
+    for _ in 0..2 {
+        seed.signal(Signal::SIGINT);
+        seed.says("still lacks bytes of it");
+    }
+    leech.signal(Signal::SIGTERM);
+    let outcome = leech.ended();
+    assert_eq!(outcome.status, 0, "{}", outcome.err);
+    assert!(same(&directory.path("local"), &bytes));
+    let seeded = seed.ended();
+    assert_eq!(seeded.status, 0, "{}", seeded.err);
+}
+
+#[test]
+fn a_seeder_killed_after_the_commit_serves_the_rest_once_it_is_started_again() {
+    let directory = Directory::new();
+    let (url, bytes) = directory.file("here", 40_000_000);
+    let (killed, at) = seed(&[&url]);
+    let leech = owner(&directory, &at);
+    killed.signal(Signal::SIGKILL);
+    assert_eq!(killed.ended().status, -1);
+    let address = at.trim_start_matches("r3map://").trim_end_matches("/region");
+    let mut again = Running::start(&["seed", &url, "--listen", address]);
+    assert_eq!(again.line(), at);
+    leech.signal(Signal::SIGTERM);
+    let outcome = leech.ended();
+    assert_eq!(outcome.status, 0, "{}", outcome.err);
+    assert!(same(&directory.path("local"), &bytes));
+    let seeded = again.ended();
+    assert_eq!(seeded.status, 0, "{}", seeded.err);
 }
 
 #[test]
