@@ -29,8 +29,9 @@ int main(void)
         FAILS(r3map_mount_wait_local(mount, shares[i], 1, NULL), R3MAP_INVALID_ARGUMENT, "between 0 and 1");
 
     static void (*const wrong[])(r3map_mount_options *, uint32_t) = {r3map_mount_options_set_mode,
-                                                                     r3map_mount_options_set_pull};
-    for (int i = 0; i < 2; i++) {
+                                                                     r3map_mount_options_set_pull,
+                                                                     r3map_mount_options_set_prepare};
+    for (int i = 0; i < 3; i++) {
         r3map_mount_options *options = r3map_mount_options_new();
         wrong[i](options, UINT32_MAX);
         FAILS(r3map_mount_open(backend, options, NULL, &none), R3MAP_INVALID_ARGUMENT, "4294967295");
