@@ -75,7 +75,7 @@ impl Seed {
         let moved = self.seeded(&mount, &seed, &interrupts, progress);
         match moved {
             // What another host has now is nothing to sync.
-            Ok(true) => mount.close().and(Ok(())),
+            Ok(true) => mount.close(),
             Ok(false) => unmount(&mount, &interrupts, progress),
             Err(error) => {
                 mount.discard()?;
