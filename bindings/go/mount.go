@@ -147,12 +147,13 @@ func (m *Mount) ReadAt(p []byte, offset int64) (int, error) {
 	if err := m.enter(); err != nil {
 		return 0, err
 	}
-	defer m.handle.leave()
 	length, end := inside(len(p), offset, m.size)
 	if length == 0 {
+		m.handle.leave()
 		return 0, end
 	}
 	failed := C.r3map_mount_read_at(m.c, unsafe.Pointer(&p[0]), C.size_t(length), C.uint64_t(offset), nil)
+	m.handle.leave()
 	if failed != nil {
 		return 0, take(failed)
 	}
