@@ -56,3 +56,17 @@ func TestACloseWhileOthersCallEndsThemWithClosedOrABytesAnswer(t *testing.T) {
 		group.Wait()
 	}
 }
+
+func TestACloseEndsThoseWhoWaitForBytesThatNeverCome(t *testing.T) {
+	server := serve(t, "127.0.0.1:0")
+	ok(t, server.Export("m", openBackend(t, "memory:?size=1MiB")))
+	m := open(t, server.URL()+"/m", r3map.WithPull(r3map.PullDemand))
+	waiting, ended := make(chan struct{}), make(chan error)
+	go func() {
+		close(waiting)
+		ended <- m.WaitLocal(background, 1)
+	}()
+	<-waiting
+	ok(t, m.Close())
+	fails(t, <-ended, r3map.ErrClosed, "closed")
+}

@@ -35,7 +35,7 @@
 //
 // Nothing is closed by the garbage collector: whoever opens closes. Close of a mount syncs first; if that fails the mount
 // stays open, to be closed again or discarded. Calls on what is closed fail with [ErrClosed]. Everything may be used by
-// many goroutines at once; a close waits for nobody, and what is still under way ends with an error.
+// many goroutines at once; a close lets reads and writes under way end first, and ends those who wait for bytes or events.
 //
 // # Memory and the garbage collector
 //

@@ -56,64 +56,46 @@ type Event struct {
 type events struct {
 	// Holds the sequence number of the last one while nobody waits.
 	after chan uint64
-	// Ends when the noun is closed.
-	open context.Context
-	end  context.CancelFunc
 }
 
-func (e *events) init() {
-	e.after = make(chan uint64, 1)
+func newEvents() events {
+	e := events{after: make(chan uint64, 1)}
 	e.after <- 0
-	e.open, e.end = context.WithCancel(context.Background())
+	return e
 }
-
-// Ends every wait for an event.
-func (e *events) close() { e.end() }
 
 // Takes the next event: `call` waits for the first after a sequence number and gives its own.
-func (e *events) next(ctx context.Context, noun string, call func(ctx context.Context, after uint64) (uint64, error)) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(e.open, func() { cancel(ErrClosed) })()
-	closed := func(err error) error {
-		if e.open.Err() != nil {
-			return newError(ErrClosed, "the %s is closed", noun)
-		}
-		return err
-	}
+func (e *events) next(ctx context.Context, call func(after uint64) (uint64, error)) error {
 	select {
 	case <-ctx.Done():
-		return closed(ended(ctx, "another call waits for the next event"))
+		return ended(ctx, "another call waits for the next event")
 	case after := <-e.after:
-		sequence, err := call(ctx, after)
+		sequence, err := call(after)
 		if err != nil {
-			e.after <- after
-			return closed(err)
+			sequence = after
 		}
 		e.after <- sequence
-		return nil
+		return err
 	}
 }
 
 // Next takes the next event, each once and none lost; it waits for one until the context or the mount ends.
-func (m *Mount) Next(ctx context.Context) (Event, error) {
-	if ctx == nil {
-		return Event{}, invalid("the context is nil")
-	}
+func (m *Mount) Next(ctx context.Context) (event Event, err error) {
 	if err := m.enter(); err != nil {
 		return Event{}, err
 	}
 	defer m.handle.leave()
-	var event Event
-	err := m.events.next(ctx, "mount", func(ctx context.Context, after uint64) (uint64, error) {
-		var sequence C.uint64_t
-		var kind C.uint32_t
-		var cause *C.r3map_error
-		err := wait(ctx, func(cancel *C.r3map_cancel) *C.r3map_error {
-			return C.r3map_mount_next(m.c, C.uint64_t(after), 0, cancel, &sequence, &kind, &cause)
+	err = m.life.during(ctx, "mount", func(ctx context.Context) error {
+		return m.events.next(ctx, func(after uint64) (uint64, error) {
+			var sequence C.uint64_t
+			var kind C.uint32_t
+			var cause *C.r3map_error
+			err := wait(ctx, func(cancel *C.r3map_cancel) *C.r3map_error {
+				return C.r3map_mount_next(m.c, C.uint64_t(after), 0, cancel, &sequence, &kind, &cause)
+			})
+			event = Event{Sequence: uint64(sequence), Kind: EventKind(kind), Cause: take(cause)}
+			return event.Sequence, err
 		})
-		event = Event{Sequence: uint64(sequence), Kind: EventKind(kind), Cause: take(cause)}
-		return event.Sequence, err
 	})
 	return event, err
 }

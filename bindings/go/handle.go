@@ -1,6 +1,7 @@
 package r3map
 
 import (
+	"context"
 	"math"
 	"sync/atomic"
 )
@@ -49,4 +50,30 @@ func (h *handle) refused(noun string) error {
 		return newError(ErrClosed, "the %s is closed", noun)
 	}
 	return invalid("this %s was never opened", noun)
+}
+
+// Ends those who wait for what may never come when their noun is closed; the library itself leaves them waiting.
+type life struct {
+	context context.Context
+	end     context.CancelFunc
+}
+
+func newLife() life {
+	ctx, end := context.WithCancel(context.Background())
+	return life{ctx, end}
+}
+
+// Makes a call whose context ends when the noun's life does.
+func (l *life) during(ctx context.Context, noun string, call func(ctx context.Context) error) error {
+	if ctx == nil {
+		return invalid("the context is nil")
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(l.context, func() { cancel(ErrClosed) })()
+	err := call(ctx)
+	if err != nil && l.context.Err() != nil {
+		return newError(ErrClosed, "the %s was closed meanwhile", noun)
+	}
+	return err
 }

@@ -14,8 +14,8 @@ type Mount struct {
 	handle handle
 	c      *C.r3map_mount
 	size   int64
+	life   life
 	events events
-	view   view
 }
 
 // Range is a part of a region, in bytes.
@@ -80,14 +80,8 @@ func newMount(c *C.r3map_mount) (*Mount, error) {
 		C.r3map_mount_free(c)
 		return nil, err
 	}
-	m := &Mount{c: c, size: int64(size)}
-	m.events.init()
-	m.handle.free = func() {
-		// A slice keeps its addresses after close: what still points there must meet a fault, not somebody else's bytes.
-		if !m.view.sliced.Load() {
-			C.r3map_mount_free(c)
-		}
-	}
+	m := &Mount{c: c, size: int64(size), life: newLife(), events: newEvents()}
+	m.handle.free = func() { C.r3map_mount_free(c) }
 	return m, nil
 }
 
@@ -201,6 +195,9 @@ func (m *Mount) WriteAt(p []byte, offset int64) (int, error) {
 
 // WriteAtContext is WriteAt which ends when the context does.
 func (m *Mount) WriteAtContext(ctx context.Context, p []byte, offset int64) (int, error) {
+	if offset < 0 {
+		return 0, negative(offset)
+	}
 	length := len(p)
 	if length == 0 {
 		p = noBytes[:]
@@ -267,8 +264,14 @@ func (m *Mount) Missing(offset, length int64) ([]Range, error) {
 // WaitLocal waits until a share of the region, from 0 to 1, is here. It asks for nothing by itself: with [PullDemand] it
 // may never come.
 func (m *Mount) WaitLocal(ctx context.Context, share float64) error {
-	return m.wait(ctx, func(cancel *C.r3map_cancel) *C.r3map_error {
-		return C.r3map_mount_wait_local(m.c, C.double(share), 0, cancel)
+	if err := m.enter(); err != nil {
+		return err
+	}
+	defer m.handle.leave()
+	return m.life.during(ctx, "mount", func(ctx context.Context) error {
+		return wait(ctx, func(cancel *C.r3map_cancel) *C.r3map_error {
+			return C.r3map_mount_wait_local(m.c, C.double(share), 0, cancel)
+		})
 	})
 }
 
@@ -324,7 +327,7 @@ func (m *Mount) end(ctx context.Context, call func(cancel *C.r3map_cancel) *C.r3
 		return err
 	}
 	m.handle.close()
-	m.events.close()
+	m.life.end()
 	return nil
 }
 

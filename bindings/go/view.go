@@ -7,12 +7,8 @@ import (
 	"context"
 	"math"
 	"os"
-	"sync/atomic"
 	"unsafe"
 )
-
-// What was handed out of a mount's device.
-type view struct{ sliced atomic.Bool }
 
 // Path gives a path of the region for other programs: a block device with nbd, of the size rounded up to 4096, or a
 // regular file of the exact size with fuse. It is there until the mount is closed.
@@ -41,11 +37,10 @@ func (m *Mount) Slice(ctx context.Context) ([]byte, error) {
 	var bytes unsafe.Pointer
 	var size C.uint64_t
 	err := m.wait(ctx, func(cancel *C.r3map_cancel) *C.r3map_error {
-		failed := C.r3map_mount_slice(m.c, cancel, &bytes, &size)
-		if failed == nil {
-			m.view.sliced.Store(true)
+		if failed := C.r3map_mount_slice(m.c, cancel, &bytes, &size); failed != nil {
+			return failed
 		}
-		return failed
+		return C.r3map_mount_reserve(m.c)
 	})
 	if err != nil {
 		return nil, err
