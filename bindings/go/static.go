@@ -2,8 +2,8 @@
 
 package r3map
 
-// The archive comes first and has everything, so that of the shared library, which pkg-config adds, nothing is needed.
-//
 // #cgo pkg-config: r3map
-// #cgo LDFLAGS: -Wl,--as-needed -l:libr3map.a -lgcc_s -lutil -lrt -lpthread -lm -ldl
+// #cgo LDFLAGS: -Wl,--as-needed -l:libr3map.a -lutil -lrt -lpthread -lm -ldl
 import "C"
+
+// The archive stands before the shared library that pkg-config adds, and has everything, so that of this nothing is needed.
