@@ -23,6 +23,12 @@ const (
 	EventPushFailed EventKind = C.R3MAP_MOUNT_PUSH_FAILED
 	// EventCacheFull says that the local cache has no room.
 	EventCacheFull EventKind = C.R3MAP_MOUNT_CACHE_FULL
+	// EventDrained says that the source of a mount that was leeched knows that every byte is here.
+	EventDrained EventKind = C.R3MAP_MOUNT_DRAINED
+	// EventFenced says that the source of a mount that was leeched took the region back by force.
+	EventFenced EventKind = C.R3MAP_MOUNT_FENCED
+	// EventAbandoned says that the source of a mount that was leeched gave up what is not here yet.
+	EventAbandoned EventKind = C.R3MAP_MOUNT_ABANDONED
 )
 
 // String gives the name, the same in every language.
@@ -38,6 +44,12 @@ func (k EventKind) String() string {
 		return "push_failed"
 	case EventCacheFull:
 		return "cache_full"
+	case EventDrained:
+		return "drained"
+	case EventFenced:
+		return "fenced"
+	case EventAbandoned:
+		return "abandoned"
 	}
 	return fmt.Sprintf("event %d", uint32(k))
 }

@@ -291,6 +291,21 @@ func (m *Mount) Stats() (Stats, error) {
 	return takeStats(C.r3map_mount_stats(m.c, &stats), &stats)
 }
 
+// Payload gives what the app at the other side handed over with the region: of a mount that a leecher gave, else nothing.
+func (m *Mount) Payload() ([]byte, error) {
+	if err := m.enter(); err != nil {
+		return nil, err
+	}
+	defer m.handle.leave()
+	var payload unsafe.Pointer
+	var length C.size_t
+	if err := take(C.r3map_mount_payload(m.c, &payload, &length)); err != nil {
+		return nil, err
+	}
+	// At most 16 MiB, which an int holds.
+	return C.GoBytes(payload, C.int(length)), nil
+}
+
 // Backend gives the mount as a backend, to be exported by a server or mounted once more.
 func (m *Mount) Backend() (*NativeBackend, error) {
 	if err := m.enter(); err != nil {

@@ -27,6 +27,9 @@ type ServeOption interface{ applyServe(*serveSettings) }
 // ExportOption is an option of [Server.Export].
 type ExportOption interface{ applyExport(*exportSettings) }
 
+// SeedOption is an option of [Mount.Seed], [Server.Seed] and those of a [Group].
+type SeedOption interface{ applySeed(*seedSettings) }
+
 // Mode says where accesses go.
 type Mode uint32
 
@@ -51,6 +54,19 @@ const (
 	PullDemand Pull = C.R3MAP_PULL_DEMAND
 )
 
+// View is a way to see a region.
+type View uint32
+
+// The views, for [WithPrepare].
+const (
+	// ViewPath is a path for other programs.
+	ViewPath View = C.R3MAP_VIEW_PATH
+	// ViewFile is a file.
+	ViewFile View = C.R3MAP_VIEW_FILE
+	// ViewSlice is memory of this process.
+	ViewSlice View = C.R3MAP_VIEW_SLICE
+)
+
 // WithMode says where accesses go.
 func WithMode(mode Mode) MountOption {
 	return mountOption(func(s *mountSettings) { C.r3map_mount_options_set_mode(s.c, C.uint32_t(mode)) })
@@ -72,9 +88,40 @@ func WithCache(url string) MountOption {
 	return mountText("cache", url, func(s *mountSettings, text *C.char) { C.r3map_mount_options_set_cache(s.c, text) })
 }
 
-// WithCacheTrust resumes a cache though its backend has no identity to compare.
-func WithCacheTrust() MountOption {
-	return mountOption(func(s *mountSettings) { C.r3map_mount_options_set_cache_trust(s.c, true) })
+// WithCacheTrust resumes a cache though its backend has no identity to compare; of a seeder or leecher, the record of who
+// has the region is kept in this process where it cannot be written beside the region.
+func WithCacheTrust() interface {
+	MountOption
+	SeedOption
+} {
+	return cacheTrust{}
+}
+
+// WithPrepare attaches a view of a leecher before the region is here, so that attaching is no part of the pause.
+func WithPrepare(view View) MountOption {
+	return mountOption(func(s *mountSettings) { C.r3map_mount_options_set_prepare(s.c, C.uint32_t(view)) })
+}
+
+// WithOverwrite lets a leecher take a local file though something else is in it, which is lost then.
+func WithOverwrite() MountOption {
+	return mountOption(func(s *mountSettings) { C.r3map_mount_options_set_overwrite(s.c, true) })
+}
+
+// WithName is the name in the URL of a seeder that listens by itself: 1 to 255 bytes. "region" by default.
+func WithName(name string) SeedOption {
+	return seedOption(func(s *seedSettings) {
+		s.text("name", name, func(name *C.char) { C.r3map_seed_options_set_name(s.c, name) })
+	})
+}
+
+// WithSuspendDeadline sets how long the app may take to stop writing when it is asked to, before the leecher is refused;
+// 0 is for ever. 30 s by default.
+func WithSuspendDeadline(deadline time.Duration) SeedOption {
+	return seedOption(func(s *seedSettings) {
+		s.milliseconds("suspend_deadline", deadline, func(value C.uint64_t) {
+			C.r3map_seed_options_set_suspend_deadline(s.c, value)
+		})
+	})
 }
 
 // WithChunkSize sets the unit of transfer in bytes: a power of two, 4 KiB to 32 MiB. The backend's by default.
@@ -152,10 +199,12 @@ func WithReadOnly() interface {
 	return readOnly{}
 }
 
-// WithDeadline sets how long each call that waits may take, or a server's operation; 0 is for ever. 30 s by default.
+// WithDeadline sets how long each call that waits may take, or an operation of a server or seeder; 0 is for ever. 30 s by
+// default.
 func WithDeadline(deadline time.Duration) interface {
 	MountOption
 	ServeOption
+	SeedOption
 } {
 	return deadlineOption(deadline)
 }
@@ -164,6 +213,7 @@ func WithDeadline(deadline time.Duration) interface {
 func WithInsecure() interface {
 	BackendOption
 	ServeOption
+	SeedOption
 } {
 	return insecure{}
 }
@@ -324,6 +374,26 @@ type exportSettings struct {
 	c *C.r3map_export_options
 }
 
+type seedSettings struct {
+	settings
+	c *C.r3map_seed_options
+}
+
+// The options of a seeder, to be freed.
+func newSeedSettings(options []SeedOption) *seedSettings {
+	s := &seedSettings{c: C.r3map_seed_options_new()}
+	for _, option := range options {
+		if option == nil {
+			s.fail(invalid("an option is nil"))
+			continue
+		}
+		option.applySeed(s)
+	}
+	return s
+}
+
+func (s *seedSettings) free() { C.r3map_seed_options_free(s.c) }
+
 type mountOption func(*mountSettings)
 
 func (o mountOption) applyMount(s *mountSettings) { o(s) }
@@ -361,6 +431,15 @@ type serveOption func(*serveSettings)
 
 func (o serveOption) applyServe(s *serveSettings) { o(s) }
 
+type seedOption func(*seedSettings)
+
+func (o seedOption) applySeed(s *seedSettings) { o(s) }
+
+type cacheTrust struct{}
+
+func (cacheTrust) applyMount(s *mountSettings) { C.r3map_mount_options_set_cache_trust(s.c, true) }
+func (cacheTrust) applySeed(s *seedSettings)   { C.r3map_seed_options_set_cache_trust(s.c, true) }
+
 type readOnly struct{}
 
 func (readOnly) applyMount(s *mountSettings)   { C.r3map_mount_options_set_read_only(s.c, true) }
@@ -376,8 +455,13 @@ func (o deadlineOption) applyServe(s *serveSettings) {
 	s.milliseconds("deadline", time.Duration(o), func(value C.uint64_t) { C.r3map_server_options_set_deadline(s.c, value) })
 }
 
+func (o deadlineOption) applySeed(s *seedSettings) {
+	s.milliseconds("deadline", time.Duration(o), func(value C.uint64_t) { C.r3map_seed_options_set_deadline(s.c, value) })
+}
+
 type insecure struct{}
 
 func (insecure) applyBackend(s *backendSettings) { C.r3map_backend_options_set_insecure(s.c, true) }
 func (o insecure) applyMount(s *mountSettings)   { o.applyBackend(s.backend) }
 func (insecure) applyServe(s *serveSettings)     { C.r3map_server_options_set_insecure(s.c, true) }
+func (insecure) applySeed(s *seedSettings)       { C.r3map_seed_options_set_insecure(s.c, true) }
