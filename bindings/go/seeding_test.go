@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand"
+	"sync"
 	"testing"
 	"time"
 
@@ -28,13 +29,14 @@ type source struct {
 	payload []byte
 	// Refusals before it stops.
 	refusals int
-	writes   int
 	failed   error
+	// Closed after the first write.
+	writes chan struct{}
 	// Closed when every byte is at the other side, or something failed.
 	drained chan struct{}
 }
 
-// Seeds a new file of that size with bytes in it, and starts the app.
+// Seeds a new file of that size with bytes in it, and starts the app, which has written by the time this returns.
 func startSource(t *testing.T, size int64, s *source) *source {
 	t.Helper()
 	_, url := newFile(t, size)
@@ -43,12 +45,13 @@ func startSource(t *testing.T, size int64, s *source) *source {
 	write(t, s.mount, s.model, 0)
 	s.seeder = seed(t, s.mount)
 	s.run(t)
+	<-s.writes
 	return s
 }
 
 func (s *source) run(t *testing.T) {
 	t.Helper()
-	s.drained = make(chan struct{})
+	s.drained, s.writes = make(chan struct{}), make(chan struct{})
 	ctx := patience(t)
 	events := make(chan r3map.SeedEvent)
 	go func() {
@@ -78,6 +81,7 @@ func (s *source) run(t *testing.T) {
 func (s *source) edit(events <-chan r3map.SeedEvent) {
 	random := rand.New(rand.NewSource(4711))
 	ours := true
+	var once sync.Once
 	for {
 		var event r3map.SeedEvent
 		open := true
@@ -90,8 +94,8 @@ func (s *source) edit(events <-chan r3map.SeedEvent) {
 					offset := random.Intn(len(s.model) - len(data))
 					copy(s.model[offset:], data)
 					_, s.failed = s.mount.WriteAt(data, int64(offset))
-					s.writes++
 				}
+				once.Do(func() { close(s.writes) })
 				continue
 			}
 		} else {
