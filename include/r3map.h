@@ -549,6 +549,10 @@ r3map_error *r3map_mount_slice(r3map_mount *mount,
                                void **bytes,
                                uint64_t *size);
 
+// Keeps the addresses of a slice that was handed out from being used for anything else, for as long as the process lives:
+// also after r3map_mount_free a touch of them is a SIGSEGV. For languages in which memory may outlive its mount.
+r3map_error *r3map_mount_reserve(r3map_mount *mount);
+
 // Makes a range resident, or fails with what prevents it.
 r3map_error *r3map_mount_pull(r3map_mount *mount, uint64_t offset, uint64_t length, r3map_cancel *cancel);
 

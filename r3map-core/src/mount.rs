@@ -314,6 +314,15 @@ impl Mount {
         Ok(Slice::new(start, length, self.is_read_only(), device.clone()))
     }
 
+    /// Keeps the addresses of a slice that was handed out from being used for anything else, also after this mount is gone:
+    /// a touch of them stays a SIGSEGV. For those who give the memory to what may outlive the mount.
+    pub fn reserve(&self) -> Result<()> {
+        if let Some(device) = self.enter()?.device.get() {
+            device.reserve();
+        }
+        Ok(())
+    }
+
     /// Figures of this mount.
     pub fn stats(&self) -> Result<Stats> {
         let inner = self.enter()?;

@@ -259,6 +259,16 @@ pub unsafe extern "C" fn r3map_mount_slice(
     })
 }
 
+/// Keeps the addresses of a slice that was handed out from being used for anything else, for as long as the process lives:
+/// also after r3map_mount_free a touch of them is a SIGSEGV. For languages in which memory may outlive its mount.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn r3map_mount_reserve(mount: *mut r3map_mount) -> *mut r3map_error {
+    call("r3map_mount_reserve", || {
+        // SAFETY: the caller's promise: a mount, or NULL.
+        unsafe { get(mount.cast_const()) }?.mount.reserve()
+    })
+}
+
 /// Makes a range resident, or fails with what prevents it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn r3map_mount_pull(

@@ -58,6 +58,7 @@ int main(void)
     REFUSED(r3map_mount_slice(NULL, NULL, &bytes, &number));
     REFUSED(r3map_mount_slice(mount, NULL, NULL, &number));
     REFUSED(r3map_mount_slice(mount, NULL, &bytes, NULL));
+    REFUSED(r3map_mount_reserve(NULL));
     REFUSED(r3map_mount_pull(NULL, 0, 1, NULL));
     REFUSED(r3map_mount_prefetch(NULL, 0, 1));
     REFUSED(r3map_mount_missing(NULL, 0, 1, 1, &range, &count));

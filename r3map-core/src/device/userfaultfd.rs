@@ -485,6 +485,10 @@ impl Device for Userfaultfd {
         Ok((self.served.mapping.start(), self.size))
     }
 
+    fn reserve(&self) {
+        self.served.mapping.reserve();
+    }
+
     fn read_at(&self, buffer: &mut [u8], offset: u64, limit: &Limit) -> Result<()> {
         backend::read(&self.front, buffer, offset, limit)
     }

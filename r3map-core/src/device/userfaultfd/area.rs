@@ -4,16 +4,18 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::backend::memory::memory_file;
 use crate::error::{Code, Error, Result};
 use crate::page::PAGE;
 
-/// A range of addresses of this process that is ours until it is dropped.
+/// A range of addresses of this process that is ours until it is dropped, or for good if it is reserved.
 pub struct Area {
     start: NonNull<u8>,
     length: usize,
     protection: libc::c_int,
+    reserved: AtomicBool,
 }
 
 // SAFETY: the range is shared memory; `Area` hands out addresses only.
@@ -34,7 +36,7 @@ impl Area {
         // SAFETY: the range was mapped just now.
         unsafe { libc::madvise(start, length, libc::MADV_DONTFORK) };
         let start = NonNull::new(start.cast()).ok_or_else(|| Error::new(Code::Internal, "a mapping at NULL"))?;
-        Ok(Area { start, length, protection })
+        Ok(Area { start, length, protection, reserved: AtomicBool::new(false) })
     }
 
     /// Where it begins.
@@ -58,6 +60,11 @@ impl Area {
         // SAFETY: the range is ours; what looks at it afterwards faults, which is what close promises.
         let start = unsafe { libc::mmap(self.start.as_ptr().cast(), self.length, libc::PROT_NONE, flags, -1, 0) };
         if start == libc::MAP_FAILED { Err(Error::last_os("end a slice")) } else { Ok(()) }
+    }
+
+    /// Keeps the addresses out of use once this is dropped.
+    pub fn reserve(&self) {
+        self.reserved.store(true, Ordering::Relaxed);
     }
 
     /// Makes touches of a page a SIGBUS, where the kernel has no call for it: a page behind a file's end.
@@ -112,6 +119,9 @@ impl Area {
 
 impl Drop for Area {
     fn drop(&mut self) {
+        if self.reserved.load(Ordering::Relaxed) && self.forbid().is_ok() {
+            return;
+        }
         // SAFETY: the range is ours and nobody is handed it any more.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
     }
