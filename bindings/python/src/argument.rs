@@ -32,6 +32,11 @@ impl<'py> FromPyObject<'_, 'py> for Bytes {
 #[derive(Clone, Copy)]
 pub struct Timeout(pub Duration);
 
+impl Timeout {
+    /// Waits for ever.
+    pub const NEVER: Timeout = Timeout(Duration::ZERO);
+}
+
 impl<'py> FromPyObject<'_, 'py> for Timeout {
     type Error = PyErr;
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Timeout> {

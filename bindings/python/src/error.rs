@@ -78,6 +78,11 @@ fn ours(py: Python<'_>, raised: &PyErr) -> Option<Error> {
     Some(Error::new(code, message).with_retryable(retryable))
 }
 
+/// Whether an exception is that of a code.
+pub fn is(py: Python<'_>, raised: &PyErr, code: Code) -> bool {
+    ours(py, raised).is_some_and(|error| error.code() == code)
+}
+
 /// Every code by name, with its errno and whether it is retryable: what `r3map.errors` makes its classes of.
 #[pyfunction]
 pub fn codes() -> Vec<(&'static str, i32, bool)> {

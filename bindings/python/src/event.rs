@@ -9,7 +9,8 @@ use crate::error;
 pub struct Event {
     /// Its number; the first is 1. What `next` takes.
     sequence: u64,
-    /// What happened: `local`, `disconnected`, `recovered`, `push_failed`, `cache_full`.
+    /// What happened: `local`, `disconnected`, `recovered`, `push_failed`, `cache_full`, and of a mount that was
+    /// leeched `drained`, `fenced`, `abandoned`.
     kind: &'static str,
     /// Why, where there is a why: an `r3map.Error`.
     cause: Option<Py<PyAny>>,

@@ -12,13 +12,17 @@ mod buffer;
 mod cancel;
 mod error;
 mod event;
+mod leecher;
 mod log;
 mod mount;
 mod options;
 mod own;
 mod owned;
+mod progress;
+mod seeder;
 mod server;
 mod slice;
+mod stats;
 mod wait;
 
 /// The native half of r3map. `import r3map`.
@@ -28,10 +32,15 @@ fn _r3map(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<backend::Backend>()?;
     module.add_class::<cancel::Cancel>()?;
     module.add_class::<event::Event>()?;
+    module.add_class::<leecher::Leecher>()?;
     module.add_class::<mount::Mount>()?;
+    module.add_class::<seeder::Group>()?;
+    module.add_class::<seeder::SeedEvent>()?;
+    module.add_class::<seeder::Seeder>()?;
     module.add_class::<server::Server>()?;
     module.add_function(wrap_pyfunction!(backend::open_backend, module)?)?;
     module.add_function(wrap_pyfunction!(backend::connect, module)?)?;
+    module.add_function(wrap_pyfunction!(leecher::leech, module)?)?;
     module.add_function(wrap_pyfunction!(mount::mount, module)?)?;
     module.add_function(wrap_pyfunction!(server::serve, module)?)?;
     module.add_function(wrap_pyfunction!(log::log_to, module)?)?;

@@ -1,12 +1,13 @@
 //! A backend as a region of this host.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use pyo3::exceptions::PyBufferError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyMemoryView};
 use r3map_core::backend::{Backend as _, transfer_size};
-use r3map_core::{Code, Error, Mount as Core, Result};
+use r3map_core::{Mount as Core, Result};
 
 use crate::argument::{Bytes, Timeout};
 use crate::backend::Source;
@@ -14,12 +15,12 @@ use crate::buffer::Lent;
 use crate::cancel::Cancel;
 use crate::error::while_handling;
 use crate::event::Event;
-use crate::options::{Options, asked_ranges, check_none_for_backend, raised};
+use crate::options::{self, Options, asked_ranges, check_none_for_backend, raised, word};
+use crate::progress::{check_share, reached, wait_in_steps};
+use crate::seeder::Seeder;
 use crate::slice::{Lender, Region};
+use crate::stats;
 use crate::wait::{wait, wait_apart};
-
-/// How long `wait_local` waits between two calls of `progress`.
-const PROGRESS_EVERY: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// A mounted region, made by `r3map.mount` or a leecher. Every method may be called from any thread. Writes are durable
 /// after `sync` or `close`. Leaving a `with` closes it, or, while views of its slice live, syncs and leaves the closing
@@ -162,7 +163,7 @@ impl Mount {
     /// Waits until that share of the region, 0 to 1, is here, for at most `timeout` seconds. Asks for nothing by itself:
     /// with `pull="demand"` it may never come. `progress` is called with the bytes that are here and the size, now and
     /// then and at the end; what it raises ends the wait.
-    #[pyo3(signature = (share=1.0, timeout=Timeout(std::time::Duration::ZERO), progress=None),
+    #[pyo3(signature = (share=1.0, timeout=Timeout::NEVER, progress=None),
            text_signature = "($self, share=1.0, timeout=None, progress=None)")]
     fn wait_local(
         &self,
@@ -171,33 +172,44 @@ impl Mount {
         timeout: Timeout,
         progress: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        if !(0.0..=1.0).contains(&share) {
-            let message = format!("a share of {share}: it lies between 0 and 1");
-            return raised(py, Err(Error::new(Code::InvalidArgument, message)));
-        }
+        check_share(py, share)?;
         let Some(progress) = progress else { return self.wait(py, |mount| mount.wait_local(share, timeout.0)) };
-        let until = r3map_core::cancel::deadline_in(timeout.0);
-        loop {
-            let left = until.map(|until| until.saturating_duration_since(std::time::Instant::now()));
-            let step =
-                left.map_or(PROGRESS_EVERY, |left| left.clamp(std::time::Duration::from_nanos(1), PROGRESS_EVERY));
-            let waited = self.wait(py, |mount| match mount.wait_local(share, step) {
-                Err(error) if error.code() == Code::Timeout && left.is_none_or(|left| left > step) => Ok(false),
-                outcome => outcome.map(|()| true),
-            });
-            progress.call1((self.local(py)?, self.size()))?;
-            if waited? {
-                return Ok(());
-            }
-        }
+        let step = |time, is_last| self.wait(py, |mount| reached(mount.wait_local(share, time), is_last));
+        wait_in_steps(timeout, progress, step, || Ok((self.local(py)?, self.size())))
     }
 
-    /// The first event of this mount whose sequence number is more than `after`, waiting for it at most `timeout`
-    /// seconds. A close elsewhere does not end the wait.
-    #[pyo3(signature = (after=0, timeout=Timeout(std::time::Duration::ZERO)),
-           text_signature = "($self, after=0, timeout=None)")]
-    fn next(&self, py: Python<'_>, after: u64, timeout: Timeout) -> PyResult<Event> {
-        Event::new(py, self.wait(py, |mount| mount.next(after, timeout.0))?)
+    /// The first event of this mount whose sequence number is more than `after`, by default the first that was not taken
+    /// so, waiting for it at most `timeout` seconds. A close elsewhere does not end the wait.
+    #[pyo3(signature = (after=None, timeout=Timeout::NEVER), text_signature = "($self, after=None, timeout=None)")]
+    fn next(&self, py: Python<'_>, after: Option<u64>, timeout: Timeout) -> PyResult<Event> {
+        let taken = &self.region.taken;
+        let from = after.unwrap_or_else(|| taken.load(Ordering::Acquire));
+        let event = self.wait(py, |mount| mount.next(from, timeout.0))?;
+        if after.is_none() {
+            taken.fetch_max(event.sequence, Ordering::AcqRel);
+        }
+        Event::new(py, event)
+    }
+
+    /// What the app at the source of a leeched mount gave along; empty for any other.
+    #[getter]
+    fn payload<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.region.mount().payload())
+    }
+
+    /// Makes this mount a region that a leecher may take, listening at `host:port` (port 0: one is chosen) or
+    /// `unix:/path`. It stays in use meanwhile. The options are those of `r3map.SeedOptions`; with `on_suspend` or
+    /// `on_resume` a thread answers events by calling them, without them take the events by iterating.
+    #[pyo3(signature = (listen, /, **options))]
+    fn seed<'py>(
+        &self,
+        py: Python<'py>,
+        listen: &Bound<'py, PyAny>,
+        options: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, Seeder>> {
+        let (mount, listen) = (raised(py, self.core())?.clone(), word(listen, "an address")?);
+        let (options, callbacks) = options::seed(py, options)?;
+        Seeder::start(py, callbacks, move || mount.seed(&listen, &options))
     }
 
     /// A path of the region for other programs: a block device with nbd, of the size rounded up to 4096, or a regular
@@ -227,12 +239,7 @@ impl Mount {
 
     /// Figures of this mount by name.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let stats = self.wait(py, Core::stats)?;
-        let found = PyDict::new(py);
-        for (name, value) in stats.iter() {
-            found.set_item(name, value)?;
-        }
-        Ok(found)
+        stats::dictionary(py, &self.wait(py, Core::stats)?)
     }
 
     /// The same mount, whose calls through this object end with `r3map.Cancelled` once `cancel` is triggered.

@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString, PyTuple};
 use r3map_core::options::{PullRange, parse_bool, parse_time};
 use r3map_core::url::nearest;
-use r3map_core::{BackendOptions, Code, Error, ExportOptions, MountOptions, Result, ServerOptions};
+use r3map_core::{BackendOptions, Code, Error, ExportOptions, MountOptions, Result, SeedOptions, ServerOptions};
 
 use crate::argument::{time, type_of};
 use crate::error;
@@ -74,7 +74,13 @@ impl Options {
                     found.for_backend = true;
                 }
                 other => {
-                    let known: Vec<_> = MountOptions::NAMES.iter().copied().chain(BACKEND).chain(["at"]).collect();
+                    let known: Vec<_> = MountOptions::NAMES
+                        .iter()
+                        .chain(MountOptions::OF_A_LEECHER)
+                        .chain(&BACKEND)
+                        .chain(&["at"])
+                        .copied()
+                        .collect();
                     if !known.contains(&other) {
                         return Err(error::raise(py, unknown(other, &known)));
                     }
@@ -138,6 +144,44 @@ pub fn server(py: Python<'_>, options: Option<&Bound<'_, PyDict>>) -> PyResult<S
         set.map_err(|failure| error::raise(py, failure))?;
     }
     Ok(found)
+}
+
+/// What to call when a seeder is asked to stop the app, and when it may go on.
+#[derive(Default)]
+pub struct Callbacks {
+    pub on_suspend: Option<Py<PyAny>>,
+    pub on_resume: Option<Py<PyAny>>,
+}
+
+/// Options of a seeder, and its callbacks.
+pub fn seed(py: Python<'_>, options: Option<&Bound<'_, PyDict>>) -> PyResult<(SeedOptions, Callbacks)> {
+    const KNOWN: [&str; 7] =
+        ["name", "suspend_deadline", "cache_trust", "insecure", "deadline", "on_suspend", "on_resume"];
+    let (mut found, mut callbacks) = (SeedOptions::default(), Callbacks::default());
+    for (name, value) in given(options)? {
+        let callback = match name.as_str() {
+            "on_suspend" => &mut callbacks.on_suspend,
+            "on_resume" => &mut callbacks.on_resume,
+            other => {
+                let text = text(other, &value)?;
+                let set = match other {
+                    "name" => Ok(found.name = text),
+                    "suspend_deadline" => parse_time(&text).map(|value| found.suspend_deadline = value),
+                    "cache_trust" => parse_bool(&text).map(|value| found.cache_trust = value),
+                    "insecure" => parse_bool(&text).map(|value| found.insecure = value),
+                    "deadline" => parse_time(&text).map(|value| found.deadline = value),
+                    _ => Err(unknown(other, &KNOWN)),
+                };
+                raised(py, set.map_err(|failure| failure.context(other)))?;
+                continue;
+            }
+        };
+        if !value.is_callable() {
+            return Err(PyTypeError::new_err(format!("{name}: a function, not {}", type_of(&value)?)));
+        }
+        *callback = Some(value.unbind());
+    }
+    Ok((found, callbacks))
 }
 
 /// Options of an export.

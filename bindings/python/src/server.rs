@@ -8,8 +8,10 @@ use r3map_core::Server as Core;
 
 use crate::backend::{Source, descriptor, give_away};
 use crate::error::while_handling;
+use crate::mount::Mount;
 use crate::options::{self, check_none_for_backend, raised, word};
 use crate::owned::Owned;
+use crate::seeder::{Group, Seeder};
 use crate::wait::wait_apart;
 
 /// A server of any number of exports on any number of addresses. It serves from threads of the library, so nothing of
@@ -86,9 +88,29 @@ impl Server {
         if matches!(source, Source::Open(_)) {
             check_none_for_backend(py, options.is_some_and(|options| !options.is_empty()))?;
         }
-        let url = self.address().map(|address| client_url(&address, &name));
+        let url = self.address().map(|address| r3map_core::server::named(&address, &name));
         wait_apart(py, "export", move || server.export(&name, source.open(&found)?, &options::export(read_only)))?;
         Ok(url)
+    }
+
+    /// Makes a mount, or a `Group` of them as one, a region that a leecher may take under a name of this server. The
+    /// options are those of `r3map.SeedOptions`, but for what concerns listening.
+    #[pyo3(signature = (name, mount, /, **options))]
+    fn seed<'py>(
+        &self,
+        py: Python<'py>,
+        name: &Bound<'py, PyAny>,
+        mount: &Bound<'py, PyAny>,
+        options: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, Seeder>> {
+        let (server, name) = (self.core(py)?, word(name, "a name")?);
+        let (options, callbacks) = options::seed(py, options)?;
+        if let Ok(group) = mount.cast::<Group>() {
+            let group = raised(py, group.get().core())?;
+            return Seeder::start(py, callbacks, move || server.seed_group(&name, &group, &options));
+        }
+        let mount = raised(py, mount.cast::<Mount>()?.get().core())?.clone();
+        Seeder::start(py, callbacks, move || server.seed(&name, &mount, &options))
     }
 
     /// Serves one connected stream socket: a `socket.socket` or a descriptor, which is the library's, and closed here,
@@ -123,20 +145,5 @@ impl Server {
 
     fn __repr__(&self) -> String {
         format!("<r3map.Server {}>", self.address().as_deref().unwrap_or("that listens nowhere"))
-    }
-}
-
-/// The URL by which a client opens an export at an address.
-fn client_url(address: &str, name: &str) -> String {
-    let mut encoded = String::new();
-    for byte in name.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' | b'/' | b'.' => encoded.push(byte.into()),
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    match address.starts_with("r3map+unix:") {
-        true => format!("{address}?name={encoded}"),
-        false => format!("{address}/{encoded}"),
     }
 }

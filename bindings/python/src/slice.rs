@@ -4,6 +4,7 @@
 //! device stays attached: `close` syncs and refuses, and a mount whose `with` was left ends when the last view dies.
 
 use std::ffi::c_int;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use pyo3::exceptions::PyBufferError;
@@ -18,6 +19,8 @@ use crate::owned::Owned;
 pub struct Region {
     mount: Owned<Mount>,
     views: Mutex<Views>,
+    /// The last event that was taken without a number.
+    pub taken: AtomicU64,
 }
 
 /// The views that live, and what that means for the mount.
@@ -39,7 +42,7 @@ enum Stage {
 
 impl Region {
     pub fn new(mount: Mount) -> Region {
-        Region { mount: Owned::new(mount), views: Mutex::default() }
+        Region { mount: Owned::new(mount), views: Mutex::default(), taken: AtomicU64::new(0) }
     }
 
     fn views(&self) -> MutexGuard<'_, Views> {

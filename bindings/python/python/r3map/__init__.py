@@ -5,13 +5,30 @@
         weights = numpy.frombuffer(m.slice(), numpy.float32)
 
 A backend is where bytes live: a URL, a connected socket, an object of your own. A mount makes it a region of this host.
-A server offers backends to others. Options are keyword arguments: `MountOptions`, `BackendOptions`, `ServerOptions`.
+A server offers backends to others. A seeder is the side that a region in use moves away from, a leecher the side it moves
+to. Options are keyword arguments: `MountOptions`, `BackendOptions`, `ServerOptions`, `SeedOptions`, `LeechOptions`.
 Errors are `Error` and its subclasses. `r3map.aio` has the same for asyncio, `r3map.fs` a file system for fsspec.
 """
 
 import atexit as _atexit
 
-from ._r3map import Backend, Cancel, Event, Mount, Server, __version__, connect, mount, open_backend, serve
+from ._r3map import (
+    Backend,
+    Cancel,
+    Event,
+    Group,
+    Leecher,
+    Mount,
+    SeedEvent,
+    Seeder,
+    Server,
+    __version__,
+    connect,
+    leech,
+    mount,
+    open_backend,
+    serve,
+)
 from ._r3map import end as _end
 from .errors import (
     Busy,
@@ -39,7 +56,7 @@ from .log import log_off, log_to
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .options import BackendOptions, MountOptions, Readable, ServerOptions, Writable
+    from .options import BackendOptions, LeechOptions, MountOptions, Readable, SeedOptions, ServerOptions, Writable
 
 __all__ = [
     "Backend",
@@ -53,9 +70,12 @@ __all__ = [
     "Error",
     "Event",
     "Fenced",
+    "Group",
     "Internal",
     "InvalidArgument",
     "Io",
+    "LeechOptions",
+    "Leecher",
     "Mount",
     "MountOptions",
     "NoDevice",
@@ -65,6 +85,9 @@ __all__ = [
     "PermissionDenied",
     "ReadOnly",
     "Readable",
+    "SeedEvent",
+    "SeedOptions",
+    "Seeder",
     "Server",
     "ServerOptions",
     "StaleEpoch",
@@ -74,6 +97,7 @@ __all__ = [
     "Writable",
     "__version__",
     "connect",
+    "leech",
     "log_off",
     "log_to",
     "mount",
@@ -86,7 +110,7 @@ _atexit.register(_end)
 
 def __getattr__(name: str) -> object:
     # Only type checkers and readers want these, and `typing` takes longer to import than all the rest.
-    if name in ("BackendOptions", "MountOptions", "Readable", "ServerOptions", "Writable"):
+    if name in ("BackendOptions", "LeechOptions", "MountOptions", "Readable", "SeedOptions", "ServerOptions", "Writable"):
         from . import options
 
         return getattr(options, name)

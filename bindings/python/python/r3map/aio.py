@@ -172,7 +172,7 @@ class Mount(_Object[r3map.Mount]):
         """As `r3map.Mount.wait_local`."""
         return await self._call(lambda mount: mount.wait_local(share, timeout))
 
-    async def next(self, after: int = 0, timeout: float | None = None) -> r3map.Event:
+    async def next(self, after: int | None = None, timeout: float | None = None) -> r3map.Event:
         """As `r3map.Mount.next`."""
         return await self._call(lambda mount: mount.next(after, timeout))
 
@@ -188,6 +188,10 @@ class Mount(_Object[r3map.Mount]):
         """As `r3map.Mount.slice`; touching what is not here blocks: `pull` it first."""
         return await self._call(lambda mount: mount.slice())
 
+    def seed(self, listen: str, /, **options: Unpack[r3map.SeedOptions]) -> _Opening[Seeder]:
+        """As `r3map.Mount.seed`: `s = await m.seed(…)` or `async with m.seed(…) as s`."""
+        return _Opening(Seeder, functools.partial(self.wrapped.seed, listen, **options))
+
     async def close(self) -> None:
         """As `r3map.Mount.close`."""
         return await self._call(lambda mount: mount.close())
@@ -195,6 +199,69 @@ class Mount(_Object[r3map.Mount]):
     async def discard(self) -> None:
         """As `r3map.Mount.discard`."""
         return await self._call(lambda mount: mount.discard())
+
+
+class Seeder(_Object[r3map.Seeder]):
+    """The side that a region moves away from: `async for event in seeder`."""
+
+    @property
+    def url(self) -> str | None:
+        """As `r3map.Seeder.url`."""
+        return self.wrapped.url
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> r3map.SeedEvent:
+        event = await self._call(lambda seeder: next(seeder, None))
+        if event is None:
+            raise StopAsyncIteration
+        return event
+
+    async def next(self, after: int | None = None, timeout: float | None = None) -> r3map.SeedEvent:
+        """As `r3map.Seeder.next`."""
+        return await self._call(lambda seeder: seeder.next(after, timeout))
+
+    async def suspended(self, event: r3map.SeedEvent | int, payload: Buffer = b"") -> None:
+        """As `r3map.Seeder.suspended`."""
+        return await self._call(lambda seeder: seeder.suspended(event, payload))
+
+    async def refuse(self, event: r3map.SeedEvent | int, reason: str) -> None:
+        """As `r3map.Seeder.refuse`."""
+        return await self._call(lambda seeder: seeder.refuse(event, reason))
+
+    async def wait_drained(self, timeout: float | None = None) -> None:
+        """As `r3map.Seeder.wait_drained`."""
+        return await self._call(lambda seeder: seeder.wait_drained(timeout))
+
+    async def close(self) -> None:
+        """As `r3map.Seeder.close`."""
+        return await self._call(lambda seeder: seeder.close())
+
+
+class Leecher(_Object[r3map.Leecher]):
+    """The side that a region moves to."""
+
+    async def wait_local(self, share: float = 1.0, timeout: float | None = None) -> None:
+        """As `r3map.Leecher.wait_local`."""
+        return await self._call(lambda leecher: leecher.wait_local(share, timeout))
+
+    async def finalize(self) -> Mount:
+        """As `r3map.Leecher.finalize`."""
+        return Mount(await self._call(lambda leecher: leecher.finalize()))
+
+    async def finalize_when(self, when: str, timeout: float | None = None) -> Mount:
+        """As `r3map.Leecher.finalize_when`."""
+        return Mount(await self._call(lambda leecher: leecher.finalize_when(when, timeout)))
+
+    async def close(self) -> None:
+        """As `r3map.Leecher.close`."""
+        return await self._call(lambda leecher: leecher.close())
+
+
+def leech(url: str, local: str, /, **options: Unpack[r3map.LeechOptions]) -> _Opening[Leecher]:
+    """As `r3map.leech`: `l = await leech(…)` or `async with leech(…) as l`."""
+    return _Opening(Leecher, functools.partial(r3map.leech, url, local, **options))
 
 
 def mount(backend: BackendLike, /, **options: Unpack[r3map.MountOptions]) -> _Opening[Mount]:

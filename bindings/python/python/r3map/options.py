@@ -100,6 +100,35 @@ class MountOptions(BackendOptions, total=False):
     """Bound of each blocking operation, 30 s by default; 0 waits for ever."""
 
 
+class LeechOptions(MountOptions, total=False):
+    """Options of a leecher: those of the mount it hands out, and these."""
+
+    prepare: str | None
+    """`path`, `file` or `slice`: attached before `finalize`, so that attaching is no part of the pause."""
+    overwrite: bool | None
+    """Take a local file though something else is in it, which is lost."""
+
+
+class SeedOptions(TypedDict, total=False):
+    """Options of a seeder."""
+
+    name: str | None
+    """Under which it listens by itself; `region` by default."""
+    suspend_deadline: Time | None
+    """How long the app may take to stop when it is asked to; 30 s by default, 0 is for ever."""
+    cache_trust: bool | None
+    """Keep in this process who has the region, where it cannot be written down beside it."""
+    insecure: bool | None
+    """Allows plain TCP on an address that is not loopback."""
+    deadline: Time | None
+    """Bound of each operation, and of a leecher's absence before the commit; 30 s by default, 0 is for ever."""
+    on_suspend: Callable[[], Buffer | None] | None
+    """Called on a thread when a leecher asks for the region: stop writing and return what goes along with it. What it
+    raises refuses the leecher."""
+    on_resume: Callable[[], object] | None
+    """Called on that thread when it came to nothing: go on writing."""
+
+
 class ServerOptions(TypedDict, total=False):
     """Options of a server."""
 
