@@ -35,7 +35,7 @@ def test_none_and_wrong_types_are_type_errors(server):
         lambda: m.wait_local("all"),
         lambda: m.wait_local(timeout="soon"),
         lambda: m.wait_local(progress=3),
-        lambda: m.next(after=None),
+        lambda: m.next(after="first"),
         lambda: m.pull("0"),
         lambda: r3map.Mount(),
         lambda: r3map.Backend(),

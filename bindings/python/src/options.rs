@@ -165,7 +165,10 @@ pub fn seed(py: Python<'_>, options: Option<&Bound<'_, PyDict>>) -> PyResult<(Se
             other => {
                 let text = text(other, &value)?;
                 let set = match other {
-                    "name" => Ok(found.name = text),
+                    "name" => {
+                        found.name = text;
+                        Ok(())
+                    }
                     "suspend_deadline" => parse_time(&text).map(|value| found.suspend_deadline = value),
                     "cache_trust" => parse_bool(&text).map(|value| found.cache_trust = value),
                     "insecure" => parse_bool(&text).map(|value| found.insecure = value),

@@ -38,8 +38,8 @@ pub fn wait<T: Send>(
     cancel: Option<&Cancel>,
     body: impl FnOnce(Option<Cancel>) -> Result<T> + Send,
 ) -> PyResult<T> {
-    if let Some(cancel) = cancel.filter(|cancel| cancel.is_triggered()) {
-        return Err(error::raise(py, cancelled(cancel)));
+    if cancel.is_some_and(Cancel::is_triggered) {
+        return Err(error::raise(py, Error::new(Code::Cancelled, "cancelled before it began")));
     }
     let first = is_main_thread();
     let cancel = if first { Some(interruptible(cancel.cloned())) } else { cancel.cloned() };
@@ -64,10 +64,6 @@ pub fn wait_apart<T: Send + 'static>(
             .map_err(|error| Error::io(format!("{what}: start a thread"), error))?;
         waiter.wait(&Limit::none().with_cancel(Some(cancel)), what)?
     })
-}
-
-fn cancelled(_cancel: &Cancel) -> Error {
-    Error::new(Code::Cancelled, "cancelled before it began")
 }
 
 fn take_raised() -> Option<PyErr> {
