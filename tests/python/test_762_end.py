@@ -32,6 +32,24 @@ import r3map, threading
 m = r3map.mount("memory:?size=4096")
 threading.Thread(target=m.next, daemon=True).start()
 """,
+    "threads whose calls end in that moment": """
+import r3map, threading, time
+m = r3map.mount("memory:?size=1MiB")
+def work():
+    while True:
+        m.read_at(4096, 0)
+def wait():
+    while True:
+        try:
+            m.next(timeout=0.001)
+        except r3map.Timeout:
+            pass
+for target in (work, wait, wait, wait):
+    threading.Thread(target=target, daemon=True).start()
+s = m.seed("127.0.0.1:0", on_resume=print)
+time.sleep(0.2)
+s.close()
+""",
     "a log that leads to logging": """
 import logging, r3map
 logging.basicConfig(level=logging.DEBUG)

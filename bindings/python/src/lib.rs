@@ -10,6 +10,7 @@ mod argument;
 mod backend;
 mod buffer;
 mod cancel;
+mod ending;
 mod error;
 mod event;
 mod leecher;
@@ -46,6 +47,6 @@ fn _r3map(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(log::log_to, module)?)?;
     module.add_function(wrap_pyfunction!(log::log_off, module)?)?;
     module.add_function(wrap_pyfunction!(error::codes, module)?)?;
-    module.add_function(wrap_pyfunction!(own::end, module)?)?;
+    module.add_function(wrap_pyfunction!(ending::end, module)?)?;
     Ok(())
 }

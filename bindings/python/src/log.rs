@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use r3map_core::log::{self, Level};
 use r3map_core::{Code, Error};
 
+use crate::ending::detached;
 use crate::options::raised;
 
 /// Writes the log of the whole process to a descriptor from now on: lines `LEVEL target: message key=value` of that level
@@ -25,5 +26,5 @@ pub fn log_to(py: Python<'_>, descriptor: i32, level: &str) -> PyResult<()> {
 /// Ends the log and lets go of its descriptor.
 #[pyfunction]
 pub fn log_off(py: Python<'_>) {
-    py.detach(log::off);
+    detached(py, log::off);
 }

@@ -1,25 +1,19 @@
 //! A backend written in Python: any object with `size`, `read_at(length, offset)`, `write_at(data, offset)` and
 //! `sync()`. Its methods run on threads of the library, which take the interpreter's lock for them.
 
-use std::sync::{Condvar, Mutex, OnceLock};
-use std::time::Duration;
-
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use r3map_core::backend::{Backend, Info};
-use r3map_core::thread::Process;
 use r3map_core::{Code, Error, Result};
 
 use crate::argument::type_of;
 use crate::buffer::Lent;
+use crate::ending::Inside;
 use crate::error::caught;
 
 /// The longest request, as of the library's own stores.
 const MOST: usize = 32 << 20;
-
-/// How long the interpreter's end waits for calls under way.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 pub struct Own {
     info: Info,
@@ -131,52 +125,4 @@ impl Backend for Own {
             None => Ok(()),
         })
     }
-}
-
-/// Calls under way, and whether more may begin.
-#[derive(Default)]
-struct Calls {
-    ended: bool,
-    inside: usize,
-}
-
-static CALLS: Mutex<Calls> = Mutex::new(Calls { ended: false, inside: 0 });
-static LEFT: Condvar = Condvar::new();
-/// The process that loaded the module: a forked child has none of its threads.
-static LOADED: OnceLock<Process> = OnceLock::new();
-
-/// A call that has begun.
-struct Inside;
-
-impl Inside {
-    fn enter() -> Result<Inside> {
-        LOADED.get_or_init(Process::current);
-        let mut calls = CALLS.lock().unwrap_or_else(|e| e.into_inner());
-        if calls.ended {
-            return Err(Error::new(Code::Closed, "a backend written in Python is called while Python ends"));
-        }
-        calls.inside += 1;
-        Ok(Inside)
-    }
-}
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        CALLS.lock().unwrap_or_else(|e| e.into_inner()).inside -= 1;
-        LEFT.notify_all();
-    }
-}
-
-/// Refuses calls of backends written in Python from now on and waits for those under way: a thread that asked an
-/// interpreter for its lock while it ends would be ended by it. For `atexit`.
-#[pyfunction]
-pub fn end(py: Python<'_>) {
-    if LOADED.get().is_none_or(|process| !process.is_current()) {
-        return;
-    }
-    py.detach(|| {
-        let mut calls = CALLS.lock().unwrap_or_else(|e| e.into_inner());
-        calls.ended = true;
-        drop(LEFT.wait_timeout_while(calls, PATIENCE, |calls| calls.inside > 0));
-    });
 }

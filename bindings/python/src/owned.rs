@@ -7,6 +7,8 @@ use pyo3::prelude::*;
 use r3map_core::thread::Process;
 use r3map_core::{Code, Error, Result};
 
+use crate::ending::detached;
+
 /// A value of the core. Its end may wait for threads that want the interpreter's lock, which is let go of meanwhile; in
 /// a forked child it belongs to the parent, and nothing is ended.
 pub struct Owned<T: Send> {
@@ -47,7 +49,7 @@ impl<T: Send> Drop for Owned<T> {
         // Where the interpreter has ended there is no lock to let go of.
         Python::try_attach(|py| {
             let value = value.take();
-            py.detach(move || drop(value));
+            detached(py, move || drop(value));
         });
     }
 }

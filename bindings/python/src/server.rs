@@ -7,6 +7,7 @@ use pyo3::types::PyDict;
 use r3map_core::Server as Core;
 
 use crate::backend::{Source, descriptor, give_away};
+use crate::ending::detached;
 use crate::error::while_handling;
 use crate::mount::Mount;
 use crate::options::{self, check_none_for_backend, raised, word};
@@ -118,7 +119,7 @@ impl Server {
     fn handle(&self, py: Python<'_>, connection: &Bound<'_, PyAny>) -> PyResult<()> {
         let server = self.core(py)?;
         let own = descriptor(py, connection)?;
-        raised(py, py.detach(|| server.handle(own)))?;
+        raised(py, detached(py, || server.handle(own)))?;
         give_away(connection)
     }
 

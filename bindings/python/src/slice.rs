@@ -12,6 +12,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use r3map_core::{Code, Error, Mount, Result, Slice};
 
+use crate::ending::detached;
 use crate::error;
 use crate::owned::Owned;
 
@@ -155,7 +156,7 @@ impl Lender {
             return;
         }
         let mount = self.region.mount();
-        if let Err(failure) = py.detach(|| mount.close()) {
+        if let Err(failure) = detached(py, || mount.close()) {
             if failure.code() != Code::Closed {
                 // There is nobody to raise it to; the mount may be closed again.
                 self.region.views().stage = Stage::Open;

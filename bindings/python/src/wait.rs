@@ -6,16 +6,11 @@ use pyo3::prelude::*;
 use r3map_core::cancel::{Limit, Waiter};
 use r3map_core::{Cancel, Code, Error, Result, thread};
 
+use crate::ending::{detached, is_main_thread};
 use crate::error;
 
 /// What a signal handler raised while the main thread waited.
 static RAISED: Mutex<Option<PyErr>> = Mutex::new(None);
-
-/// Whether Python runs signal handlers on this thread: only on the process's first.
-fn is_main_thread() -> bool {
-    // SAFETY: plain calls without arguments.
-    unsafe { libc::getpid() == libc::gettid() }
-}
 
 /// A switch that a signal handler triggers by raising, and `other` by being triggered.
 fn interruptible(other: Option<Cancel>) -> Cancel {
@@ -43,7 +38,7 @@ pub fn wait<T: Send>(
     }
     let first = is_main_thread();
     let cancel = if first { Some(interruptible(cancel.cloned())) } else { cancel.cloned() };
-    let outcome = py.detach(|| body(cancel));
+    let outcome = detached(py, || body(cancel));
     outcome.map_err(|failure| {
         let raised = if first && failure.code() == Code::Cancelled { take_raised() } else { None };
         raised.unwrap_or_else(|| error::raise(py, failure))
