@@ -3,6 +3,7 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::Mutex;
 
+use memmap2::{Mmap, MmapMut};
 use once_cell::sync::Lazy;
 
 /// The smallest buffer kept for reuse, 4 KiB.
@@ -17,7 +18,15 @@ static POOL: [Mutex<Vec<Box<[u8]>>>; CLASSES] = [const { Mutex::new(Vec::new()) 
 
 /// What a buffer shows that nobody has written to. Pages that are only read take no memory, and as no constant it takes
 /// no room in the library's file either.
-static UNWRITTEN: Lazy<Box<[u8]>> = Lazy::new(|| vec![0; LARGEST].into_boxed_slice());
+static UNWRITTEN: Lazy<Mmap> = Lazy::new(|| {
+    let mapped = MmapMut::map_anon(LARGEST).and_then(MmapMut::make_read_only);
+    mapped.expect("32 MiB of addresses, where any request may take as much memory")
+});
+
+/// Does now what the first buffer would else do in a thread that serves a region, and such a thread maps nothing.
+pub fn prepare() {
+    Lazy::force(&UNWRITTEN);
+}
 
 /// A length of bytes that a request owns. Its content is unspecified until it is written: zeros, or what an
 /// earlier user of the library in this process left there; fill all of it before showing it to anybody.

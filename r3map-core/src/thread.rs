@@ -8,6 +8,7 @@ use std::thread::{Builder, JoinHandle};
 /// Starts a thread of the library. It blocks every signal, because the languages on top own them, and a
 /// panic in it ends the process: a thread that serves a region must never just be gone.
 pub fn spawn<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'static) -> io::Result<JoinHandle<T>> {
+    crate::buffer::prepare();
     // A new thread takes its mask from the one that starts it: block first, so that there is no gap.
     let mask = SignalMask::block_all();
     let started = Builder::new().name(name.to_owned()).spawn(move || {
