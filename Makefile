@@ -14,7 +14,7 @@ include := $(DESTDIR)$(PREFIX)/include
 bin := $(DESTDIR)$(PREFIX)/bin
 man := $(DESTDIR)$(PREFIX)/share/man/man1
 
-.PHONY: help setup build demo demo-nbd test test-rust test-c test-python test-go test-mixed test-command test-guest test-qemu bench install uninstall lint clean
+.PHONY: help setup build demo demo-nbd test test-rust test-c test-python test-go test-mixed test-command test-guest test-qemu bench install uninstall lint docs clean
 
 help:
 	@echo 'make setup       install what is missing (as root; else it says what to install)'
@@ -27,6 +27,7 @@ help:
 	@echo 'make install     PREFIX=$(PREFIX) DESTDIR=: the r3map command and its manual, libr3map, r3map.h, r3map.pc'
 	@echo 'make uninstall   with the same PREFIX and DESTDIR'
 	@echo 'make lint        formatting and lints'
+	@echo 'make docs        the reference of each language, from its comments, in target/doc'
 	@echo 'make clean       remove what was built'
 
 setup:
@@ -90,6 +91,10 @@ lint:
 	@scripts/setup build
 	$(CARGO) fmt --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+docs:
+	@scripts/setup build
+	scripts/docs
 
 clean:
 	$(CARGO) clean
