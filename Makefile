@@ -14,19 +14,20 @@ include := $(DESTDIR)$(PREFIX)/include
 bin := $(DESTDIR)$(PREFIX)/bin
 man := $(DESTDIR)$(PREFIX)/share/man/man1
 
-.PHONY: help setup build demo demo-nbd test test-rust test-c test-python test-go test-command test-guest test-qemu bench install uninstall lint clean
+.PHONY: help setup build demo demo-nbd test test-rust test-c test-python test-go test-mixed test-command test-guest test-qemu bench install uninstall lint docs clean
 
 help:
 	@echo 'make setup       install what is missing (as root; else it says what to install)'
 	@echo 'make build       build the library and the command'
 	@echo 'make demo        a SQLite database at a server as a file and as memory, every byte compared'
 	@echo 'make demo-nbd    the same on a real /dev/nbdX, in a User-Mode Linux guest'
-	@echo 'make test        all tests (parts: test-rust test-c test-python test-go test-command test-guest)'
+	@echo 'make test        all tests (parts: test-rust test-c test-python test-go test-mixed test-command test-guest)'
 	@echo 'make test-qemu   the device tests on a stock Debian kernel in QEMU, some 15 minutes'
 	@echo 'make bench       figures, each beside a floor or a peer of the same run (WHAT=copy: those named so)'
 	@echo 'make install     PREFIX=$(PREFIX) DESTDIR=: the r3map command and its manual, libr3map, r3map.h, r3map.pc'
 	@echo 'make uninstall   with the same PREFIX and DESTDIR'
 	@echo 'make lint        formatting and lints'
+	@echo 'make docs        the reference of each language, from its comments, in target/doc'
 	@echo 'make clean       remove what was built'
 
 setup:
@@ -50,7 +51,7 @@ test:
 	@scripts/setup test
 	tests/run
 
-test-rust test-c test-python test-go test-command test-guest: test-%:
+test-rust test-c test-python test-go test-mixed test-command test-guest: test-%:
 	@scripts/setup test
 	tests/run $*
 
@@ -90,6 +91,10 @@ lint:
 	@scripts/setup build
 	$(CARGO) fmt --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+docs:
+	@scripts/setup build
+	scripts/docs
 
 clean:
 	$(CARGO) clean

@@ -1,7 +1,7 @@
 //! The native protocol: frames of a fixed header and a payload, over any stream socket.
 //!
 //! `docs/wire.md` is its specification; what stands here is one implementation of it. Headers and greetings
-//! are pure functions of bytes; [`channel`] and [`incoming`] move them over a socket.
+//! are pure functions of bytes; `channel` and `incoming` move them over a socket.
 
 pub(crate) mod channel;
 pub mod greeting;

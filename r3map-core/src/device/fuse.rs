@@ -10,8 +10,8 @@
 //! appending are refused, and a write past the end fails with ENOSPC, when it is written back at the latest,
 //! that is in `fsync` or `close`. Once a sync failed, all later ones do.
 //!
-//! A serving thread takes a request ([`session`]), asks the region in place or parks the request
-//! ([`parked`]), and the reply goes out by the [`channel`] it came from.
+//! A serving thread takes a request (`session`), asks the region in place or parks the request
+//! (`parked`), and the reply goes out by the `channel` it came from.
 
 use std::fs::{File, Metadata};
 use std::os::fd::AsRawFd;

@@ -9,7 +9,7 @@ use crate::wire::Identity;
 pub enum Event {
     /// A message came.
     Received(Message),
-    /// Of a source that was [`arriving`](Source::arriving): all of the region is here, and this is its record.
+    /// Of a source that was [`arriving`](super::Source::arriving): all of the region is here, and this is its record.
     Arrived {
         /// The record on disk.
         record: Record,
