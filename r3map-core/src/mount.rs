@@ -24,6 +24,7 @@ use crate::thread::Process;
 
 mod cache;
 pub mod direct;
+mod looks;
 pub mod managed;
 mod puller;
 mod pusher;

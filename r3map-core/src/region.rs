@@ -78,8 +78,12 @@ pub struct Region {
 
 const FILLED_DIRTY: Change = Change::of(&[(State::Filling, State::Dirty)]);
 /// A write to stored bytes, after the bytes.
-const WRITTEN: Change =
-    Change::of(&[(State::Clean, State::Dirty), (State::Pushing, State::Redirtied), (State::Evicting, State::Dirty)]);
+const WRITTEN: Change = Change::of(&[
+    (State::Clean, State::Dirty),
+    (State::Quiet, State::Dirty),
+    (State::Pushing, State::Redirtied),
+    (State::Evicting, State::Dirty),
+]);
 /// What a writer may take for itself when it brings the whole page.
 const TAKE_WHOLE: Set = Set::of(&[State::Absent, State::Fetching, State::Zero, State::ZeroDirty]);
 /// Trims that need no bytes touched, and those that do.
@@ -88,9 +92,10 @@ const TRIM: Change = Change::of(&[
     (State::Fetching, State::ZeroDirty),
     (State::Clean, State::Filling),
     (State::Dirty, State::Filling),
+    (State::Quiet, State::Filling),
 ]);
 /// What those begin with.
-const FREE: Set = Set::of(&[State::Absent, State::Fetching, State::Clean, State::Dirty]);
+const FREE: Set = Set::of(&[State::Absent, State::Fetching, State::Clean, State::Dirty, State::Quiet]);
 const TRIMMED: Change = Change::of(&[(State::Filling, State::ZeroDirty)]);
 
 impl Region {
@@ -474,8 +479,7 @@ impl Region {
     pub fn collect(&self) -> Result<()> {
         let Some(window) = self.window() else { return Ok(()) };
         // Pages being filled may have been opened and written already.
-        const OPEN: Set =
-            Set::of(&[State::Clean, State::Dirty, State::Pushing, State::Redirtied, State::Evicting, State::Filling]);
+        const OPEN: Set = Set::STORED.with(State::Filling);
         let mut at = 0;
         while let Some(mut run) = self.states.next_run(at..self.states.pages(), OPEN) {
             // A look at a few pages too many is cheaper than another call.

@@ -123,7 +123,7 @@ impl Faulted {
     /// A page is about to be written: marks it, then lets it be written by `unprotect`.
     pub fn allow(&self, page: u64, unprotect: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let writable = self.lock();
-        set(&writable, page..page + 1);
+        writable.set(page..page + 1);
         unprotect()
     }
 
@@ -140,7 +140,7 @@ impl Faulted {
                 let writable = self.lock();
                 let Some(run) = take_run(&writable, at..pages.end) else { return Ok(()) };
                 if let Err(error) = protect(&run) {
-                    set(&writable, run);
+                    writable.set(run);
                     return Err(Error::io("protect pages of a slice again", error));
                 }
                 run
@@ -149,13 +149,6 @@ impl Faulted {
             at = run.end;
             written(run);
         }
-    }
-}
-
-fn set(words: &Words, pages: Range<u64>) {
-    use std::sync::atomic::Ordering::Relaxed;
-    for page in pages {
-        words[(page / 64) as usize].fetch_or(1 << (page % 64), Relaxed);
     }
 }
 
