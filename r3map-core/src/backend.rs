@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::buffer::Buffer;
 use crate::cancel::{Limit, Waiter};
 use crate::error::{Code, Error, Result};
+use crate::migration::home::Home;
 use crate::url::Location;
 
 pub mod dir;
@@ -220,6 +221,11 @@ pub trait Backend: Send + Sync + 'static {
     /// Says that no more writes are to come: another may have the writer's place. A later write takes it again.
     fn release(&self) {}
 
+    /// Where it is written who has this region, for those that can be moved to or from another host.
+    fn home(&self) -> Option<Arc<Home>> {
+        None
+    }
+
     /// Lets go of what it holds; every later call fails `closed`. Does not sync.
     fn close(&self) -> Result<()> {
         Ok(())
@@ -354,6 +360,14 @@ fn pipeline<P>(
         }
         let Some((waiter, piece)) = flight.pop_front() else { return Ok(()) };
         take(piece, wait(waiter, backend, limit, what)?)?;
+    }
+}
+
+/// An error unless the region is here: it may have been given to another host.
+pub fn check_home(backend: &dyn Backend) -> Result<()> {
+    match backend.home() {
+        Some(home) => home.check().map_err(|error| error.context(&backend.info().name)),
+        None => Ok(()),
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Copy {
 impl Copy {
     /// A copy between two open backends, which must have the same size.
     pub fn between(source: Arc<dyn Backend>, target: Arc<dyn Backend>) -> Result<Copy> {
+        backend::check_home(&*source)?;
+        backend::check_home(&*target)?;
         let (from, to) = (source.info(), target.info());
         if from.size != to.size {
             return Err(other_size(from, &to.name, to.size));

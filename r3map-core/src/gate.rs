@@ -8,6 +8,8 @@ use crate::error::{Code, Error, Result};
 
 const OPEN: u32 = 0;
 const HELD: u32 = u32::MAX;
+const SUSPENDED: u32 = Code::Suspended as u32;
+const FENCED: u32 = Code::Fenced as u32;
 
 /// Enough that threads seldom share one.
 const STRIPES: usize = 16;
@@ -32,6 +34,21 @@ pub struct Gate {
 pub struct Guard<'a> {
     gate: &'a Gate,
     stripe: usize,
+}
+
+/// An operation that is inside until it is said to have left.
+#[must_use]
+pub struct Inside(usize);
+
+/// The error of an operation on a mount that lets nobody in.
+pub fn refusal(code: Code) -> Error {
+    let message = match code {
+        Code::Closed => "the mount is closed",
+        Code::Suspended => "the mount is suspended for a hand-over",
+        Code::Fenced => "the region is owned by another host now",
+        _ => "the mount takes no operations",
+    };
+    Error::new(code, message)
 }
 
 thread_local! {
@@ -68,14 +85,7 @@ impl Gate {
             }
             return Ok(());
         }
-        let code = Code::from_number(state).unwrap_or(Code::Internal);
-        let message = match code {
-            Code::Closed => "the mount is closed",
-            Code::Suspended => "the mount is suspended for a hand-over",
-            Code::Fenced => "the region is owned by another host now",
-            _ => "the mount takes no operations",
-        };
-        Err(Error::new(code, message))
+        Err(refusal(Code::from_number(state).unwrap_or(Code::Internal)))
     }
 
     fn leave(&self, stripe: usize) {
@@ -87,9 +97,44 @@ impl Gate {
     }
 
     /// Makes newcomers fail with `code` and waits until nobody is inside. Opens again if the limit is
-    /// reached first.
+    /// reached first. One that is suspended or fenced already stays so; one that is fenced may be closed.
     pub fn shut(&self, code: Code, limit: &Limit, what: &str) -> Result<()> {
         self.change(code as u32, limit, what)
+    }
+
+    /// Makes newcomers fail with `code` from now on and waits for nobody. Does nothing unless the gate is open.
+    pub fn refuse(&self, code: Code) {
+        let _ = self.state.compare_exchange(OPEN, code as u32, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    /// Makes newcomers of a gate that was shut with `from` fail with `to`. Says whether it was.
+    pub fn turn(&self, from: Code, to: Code) -> bool {
+        self.state.compare_exchange(from as u32, to as u32, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// Whether newcomers fail with `code`.
+    pub fn refuses(&self, code: Code) -> bool {
+        self.state.load(Ordering::SeqCst) == code as u32
+    }
+
+    /// Lets newcomers in again if they failed with `code`.
+    pub fn reopen(&self, code: Code) {
+        if self.state.compare_exchange(code as u32, OPEN, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            drop(self.waiting.lock().unwrap_or_else(|e| e.into_inner()));
+            self.changed.notify_all();
+        }
+    }
+
+    /// Keeps an operation inside beyond the life of its guard, until it is [`left`](Gate::left).
+    pub fn stay(guard: Guard<'_>) -> Inside {
+        let inside = Inside(guard.stripe);
+        std::mem::forget(guard);
+        inside
+    }
+
+    /// An operation that stayed is over.
+    pub fn left(&self, inside: Inside) {
+        self.leave(inside.0);
     }
 
     /// Makes newcomers wait, waits until nobody is inside, runs `body` and opens again.
@@ -111,6 +156,8 @@ impl Gate {
         loop {
             match self.state.compare_exchange(OPEN, to, Ordering::SeqCst, Ordering::SeqCst) {
                 Ok(_) => break,
+                Err(now) if now == to && [FENCED, SUSPENDED].contains(&to) => break,
+                Err(FENCED) if to == Code::Closed as u32 && self.turn(Code::Fenced, Code::Closed) => break,
                 Err(now) => self.refused(now)?,
             }
         }

@@ -36,6 +36,7 @@ pub use backend::{Backend, BackendOptions, Info};
 pub use cancel::Cancel;
 pub use copy::Copy;
 pub use error::{Code, Error, Result};
+pub use migration::seeder::{Group, SeedEvent, SeedOptions, SeedState, Seeder};
 pub use mount::{Mount, Slice};
 pub use options::{DeviceChoice, Mode, MountOptions, Pull};
 pub use server::{ExportOptions, Server, ServerOptions};

@@ -13,9 +13,11 @@ use crate::wire::Identity;
 
 pub mod destination;
 mod fields;
+pub mod home;
 pub mod message;
 pub mod record;
 pub mod runs;
+pub mod seeder;
 pub mod source;
 pub mod tracker;
 
@@ -41,6 +43,16 @@ impl Moved {
     pub fn pages(&self) -> u64 {
         self.size.div_ceil(crate::page::PAGE)
     }
+}
+
+/// What names a part of regions that move as one, other than the first: made from what names them all, so that
+/// no other part, and no part of another group, is taken for it.
+pub fn part_identity(group: Identity, index: usize) -> Identity {
+    let mut identity = Identity::default();
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"r3map part").update(&group).update(&(index as u64).to_le_bytes());
+    hasher.finalize_xof().fill(&mut identity);
+    identity
 }
 
 /// A destination's word that it will own the region if it is given: it cannot take it back, only the source can

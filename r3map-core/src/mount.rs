@@ -3,22 +3,24 @@
 use std::fs::File;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
 use once_cell::sync::OnceCell;
 
-use crate::backend::{self, Backend, BackendOptions, Info, Operation, Request};
+use crate::backend::{self, Backend, BackendOptions, Completion, Info, Operation, Request};
 use crate::cancel::{Cancel, Limit};
 use crate::device::{self, Attach, Device, Kind, View, cannot_give};
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Events};
 use crate::gate::Gate;
+use crate::migration::home::Home;
 use crate::mount::cache::CacheFile;
 use crate::mount::direct::Direct;
 use crate::mount::managed::Managed;
+use crate::mount::seeding::Seeding;
 use crate::options::{DeviceChoice, Mode, MountOptions, Pull};
+use crate::region::Paged;
 use crate::stats::{Counters, Stats};
 use crate::thread::Process;
 
@@ -28,8 +30,12 @@ mod looks;
 pub mod managed;
 mod puller;
 mod pusher;
+pub(crate) mod seeding;
+mod slice;
 #[cfg(test)]
 mod tests;
+
+pub use slice::Slice;
 
 /// A mounted region. Clones are the same mount; every method may be called from any thread.
 #[derive(Clone)]
@@ -50,6 +56,8 @@ struct Inner {
     owns_backend: bool,
     /// What devices and handle read and write.
     region: Arc<dyn Backend>,
+    /// The same, where every access goes to the backend.
+    direct: Option<Arc<Direct>>,
     /// The same, where pages are kept here.
     managed: Option<Arc<Managed>>,
     /// The file that keeps them, where one was named.
@@ -59,6 +67,9 @@ struct Inner {
     /// The pages of a slice that keeps its own: of a direct mount, or over a cache in a file.
     sliced: OnceCell<Arc<Managed>>,
     device: OnceCell<Arc<dyn Device>>,
+    /// What the device showed, once it was taken away with the region.
+    fenced: OnceCell<Arc<dyn Backend>>,
+    seeding: Seeding,
 }
 
 impl Mount {
@@ -89,8 +100,18 @@ impl Mount {
         if !info.read_only && !options.read_only {
             backend.claim(&Limit::within(options.deadline))?;
         }
+        // What was given away opens all the same, to be seeded again: somebody may still need bytes of it.
+        let is_given = backend.home().map_or(Ok(false), |home| home.is_given())?;
+        if !is_given {
+            backend::check_home(&*backend)?;
+        }
         let mounted = Mount::assemble(backend.clone(), options, is_managed, owns_backend);
-        mounted.inspect_err(|_| backend.release())
+        let mounted = mounted.inspect_err(|_| backend.release())?;
+        if is_given {
+            tracing::warn!(name = mounted.inner.info.name, "the region was given to another host: the mount is fenced");
+            mounted.inner.gate.refuse(Code::Fenced);
+        }
+        Ok(mounted)
     }
 
     fn assemble(
@@ -113,9 +134,11 @@ impl Mount {
                 (Some(started.inspect_err(|_| cache.iter().for_each(CacheFile::remove))?), cache)
             }
         };
-        let (region, below): (Arc<dyn Backend>, Arc<dyn Backend>) = match &managed {
-            Some(managed) => (managed.clone(), managed.clone()),
-            None => (Arc::new(Direct::new(backend.clone(), options.read_only)), backend.clone()),
+        let direct = managed.is_none().then(|| Arc::new(Direct::new(backend.clone(), options.read_only)));
+        let (region, below): (Arc<dyn Backend>, Arc<dyn Backend>) = match (&managed, &direct) {
+            (Some(managed), _) => (managed.clone(), managed.clone()),
+            (None, Some(direct)) => (direct.clone(), backend.clone()),
+            (None, None) => unreachable!("a mount is managed or direct"),
         };
         Ok(Mount {
             inner: Arc::new(Inner {
@@ -128,11 +151,14 @@ impl Mount {
                 backend,
                 owns_backend,
                 region,
+                direct,
                 managed,
                 cache,
                 below,
                 sliced: OnceCell::new(),
                 device: OnceCell::new(),
+                fenced: OnceCell::new(),
+                seeding: Seeding::default(),
             }),
             cancel: None,
         })
@@ -156,7 +182,7 @@ impl Mount {
 
     /// The kind of the device that is attached, if one is.
     pub fn device(&self) -> Option<Kind> {
-        self.inner.device.get().map(|device| device.kind())
+        self.inner.device().map(|device| device.kind())
     }
 
     /// Fills `buffer` with the bytes at `offset`: all of them, or an error.
@@ -165,11 +191,11 @@ impl Mount {
         let _inside = inner.gate.enter()?;
         inner.info.check(offset, buffer.len() as u64)?;
         inner.counters.read(buffer.len());
-        match inner.device.get() {
+        match inner.device() {
             Some(device) => device.read_at(buffer, offset, &self.limit()),
-            None => match inner.region.try_read_at(buffer, offset) {
+            None => match inner.front().try_read_at(buffer, offset) {
                 Some(outcome) => outcome,
-                None => backend::read(&inner.region, buffer, offset, &self.limit()),
+                None => backend::read(inner.front(), buffer, offset, &self.limit()),
             },
         }
     }
@@ -181,11 +207,11 @@ impl Mount {
         inner.info.check(offset, data.len() as u64)?;
         inner.check_write()?;
         inner.counters.write(data.len());
-        match inner.device.get() {
+        match inner.device() {
             Some(device) => device.write_at(data, offset, &self.limit()),
-            None => match inner.region.try_write_at(data, offset) {
+            None => match inner.front().try_write_at(data, offset) {
                 Some(outcome) => outcome,
-                None => backend::write(&inner.region, data, offset, &self.limit()),
+                None => backend::write(inner.front(), data, offset, &self.limit()),
             },
         }
     }
@@ -194,15 +220,14 @@ impl Mount {
     pub fn sync(&self) -> Result<()> {
         let inner = self.enter()?;
         let _inside = inner.gate.enter()?;
-        self.sync_inside()
+        self.sync_inside(&self.limit())
     }
 
-    fn sync_inside(&self) -> Result<()> {
-        let limit = self.limit();
-        if let Some(device) = self.inner.device.get() {
-            device.flush(&limit)?;
+    fn sync_inside(&self, limit: &Limit) -> Result<()> {
+        if let Some(device) = self.inner.device() {
+            device.flush(limit)?;
         }
-        backend::call(&self.inner.region, Operation::Sync, &limit, "sync").map(drop)
+        backend::call(self.inner.front(), Operation::Sync, limit, "sync").map(drop)
     }
 
     /// Makes a range resident, or fails with what prevents it.
@@ -278,7 +303,7 @@ impl Mount {
     pub fn slice(&self) -> Result<Slice> {
         let device = self.attached(View::Slice)?;
         let (start, length) = device.slice()?;
-        Ok(Slice { start, length, read_only: self.is_read_only(), _device: device.clone() })
+        Ok(Slice::new(start, length, self.is_read_only(), device.clone()))
     }
 
     /// Figures of this mount.
@@ -299,10 +324,17 @@ impl Mount {
     pub fn close(&self) -> Result<()> {
         let inner = self.enter()?;
         let limit = self.limit();
+        inner.check_unseeded("close")?;
+        let is_fenced = inner.gate.refuses(Code::Fenced);
         inner.gate.shut(Code::Closed, &limit, "close")?;
-        let synced = if inner.info.read_only { Ok(()) } else { self.sync_inside() };
+        // What another host owns now is not to be written any more.
+        let synced = if inner.info.read_only || is_fenced { Ok(()) } else { self.sync_inside(&limit) };
         if let Err(error) = synced.and_then(|()| inner.detach()) {
-            inner.gate.open();
+            if is_fenced {
+                inner.gate.turn(Code::Closed, Code::Fenced);
+            } else {
+                inner.gate.open();
+            }
             return Err(error.context("the mount stays open"));
         }
         inner.end()
@@ -311,6 +343,7 @@ impl Mount {
     /// Detaches and closes without syncing: what was not synced may be lost.
     pub fn discard(&self) -> Result<()> {
         let inner = self.enter()?;
+        inner.check_unseeded("discard")?;
         inner.gate.shut(Code::Closed, &self.limit(), "discard")?;
         inner.detach()?;
         inner.end()
@@ -333,6 +366,11 @@ impl Mount {
         let inner = self.enter()?;
         {
             let _inside = inner.gate.enter()?;
+            if inner.fenced.get().is_some() {
+                let message =
+                    "the device went with the region, which came back since: close this mount and open another";
+                return Err(Error::new(Code::Unsupported, message));
+            }
             if let Some(device) = inner.device.get() {
                 return Ok(device);
             }
@@ -342,6 +380,18 @@ impl Mount {
 }
 
 impl Inner {
+    /// The device that is attached, if one is.
+    #[inline]
+    fn device(&self) -> Option<&Arc<dyn Device>> {
+        self.device.get().filter(|_| self.fenced.get().is_none())
+    }
+
+    /// What handles read and write while no device is attached.
+    #[inline]
+    fn front(&self) -> &Arc<dyn Backend> {
+        self.fenced.get().unwrap_or(&self.region)
+    }
+
     /// Stops what runs in the background and lets go of the backend.
     fn end(&self) -> Result<()> {
         for kept in self.managed.iter().chain(self.sliced.get()) {
@@ -445,7 +495,7 @@ impl Inner {
         if let (Some(managed), None) = (&self.managed, &self.options.cache) {
             return Ok(managed);
         }
-        self.sliced.get_or_try_init(|| {
+        let make = || {
             let quiet = MountOptions {
                 pull: Pull::Demand,
                 push_interval: Duration::ZERO,
@@ -454,6 +504,14 @@ impl Inner {
             };
             let (store, _) = cache::open(None, self.info.size)?;
             Ok(Arc::new(Managed::new(self.below.clone(), store, self.events.clone(), &quiet)?))
+        };
+        // Whoever tracks this mount's writes is told of the slice's from the first on.
+        self.seeding.tracked(|tracker| {
+            self.sliced.get_or_try_init(make).inspect(|sliced| {
+                if let Some(tracker) = tracker {
+                    sliced.pages().marks().join(tracker);
+                }
+            })
         })
     }
 
@@ -498,13 +556,25 @@ impl Backend for Mount {
 
     fn submit(self: Arc<Self>, request: Request) {
         // With a device attached all accesses go through it and may wait for the kernel.
-        if self.inner.device.get().is_some() || matches!(request.operation, Operation::Sync) {
+        if self.inner.device().is_some() || matches!(request.operation, Operation::Sync) {
             return backend::perform_on_pool(self, request);
         }
         match self.enter().and_then(|inner| inner.gate.enter()) {
-            Ok(_inside) => self.inner.region.clone().submit(request),
+            Ok(guard) => {
+                // Inside until it is done: a region is handed over only without anything under way.
+                let (inside, mount, completion) = (Gate::stay(guard), self.clone(), request.completion);
+                let completion = Completion::new(move |outcome| {
+                    mount.inner.gate.left(inside);
+                    completion.complete(outcome);
+                });
+                self.inner.front().clone().submit(Request { completion, ..request });
+            }
             Err(error) => request.completion.complete(Err(error)),
         }
+    }
+
+    fn home(&self) -> Option<Arc<Home>> {
+        self.inner.backend.home()
     }
 
     fn close(&self) -> Result<()> {
@@ -512,103 +582,7 @@ impl Backend for Mount {
     }
 }
 
-/// The region as memory: valid while the mount is open, whoever holds it.
-///
-/// The first touch of a page that is not here waits for it. A page that cannot be had is a SIGBUS, after a
-/// line in the log that says why; [`Mount::pull`] gives an error instead. After the mount is closed any touch
-/// is a SIGSEGV.
-#[derive(Clone)]
-pub struct Slice {
-    start: NonNull<u8>,
-    length: usize,
-    read_only: bool,
-    _device: Arc<dyn Device>,
-}
-
-// SAFETY: the memory is shared by design, and `Slice` itself gives out only raw pointers.
-unsafe impl Send for Slice {}
-// SAFETY: as above.
-unsafe impl Sync for Slice {}
-
-impl Slice {
-    /// The first byte.
-    pub fn as_ptr(&self) -> *mut u8 {
-        self.start.as_ptr()
-    }
-
-    /// Bytes: the region's size.
-    pub fn len(&self) -> usize {
-        self.length
-    }
-
-    /// Whether the region has no bytes.
-    pub fn is_empty(&self) -> bool {
-        self.length == 0
-    }
-
-    /// Whether a store is a SIGSEGV.
-    pub fn is_read_only(&self) -> bool {
-        self.read_only
-    }
-
-    /// The bytes, to be read.
-    ///
-    /// # Safety
-    /// While the result lives nobody writes to the region and the mount is not closed.
-    pub unsafe fn as_slice(&self) -> &[u8] {
-        // SAFETY: the range is mapped while the device is attached, which the caller promises.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
-    }
-
-    /// The bytes, to be read and written.
-    ///
-    /// # Safety
-    /// While the result lives nobody else reads or writes the region, it is not read-only, and the mount is
-    /// not closed.
-    #[allow(clippy::mut_from_ref)]
-    pub unsafe fn as_mut_slice(&self) -> &mut [u8] {
-        // SAFETY: as in `as_slice`; that nobody else touches it is the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.length) }
-    }
-}
-
 impl MountOptions {
-    /// Direct or managed.
-    pub fn mode(mut self, mode: Mode) -> Self {
-        self.mode = mode;
-        self
-    }
-
-    /// How the kernel shows it.
-    pub fn device(mut self, device: DeviceChoice) -> Self {
-        self.device = device;
-        self
-    }
-
-    /// Where a fuse path appears.
-    pub fn at(mut self, path: impl Into<PathBuf>) -> Self {
-        self.at = Some(path.into());
-        self
-    }
-
-    /// Refuse writes.
-    pub fn read_only(mut self, read_only: bool) -> Self {
-        self.read_only = read_only;
-        self
-    }
-
-    /// URL of a local backend that keeps pulled chunks; a new file, which goes when the mount is closed.
-    pub fn cache(mut self, url: impl Into<String>) -> Self {
-        self.cache = Some(url.into());
-        self
-    }
-
-    /// Bound of each blocking operation; zero waits for ever.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
-        self
-    }
-
     /// Mounts a backend with these options.
     pub fn open(self, backend: Arc<dyn Backend>) -> Result<Mount> {
         Mount::open(backend, self)

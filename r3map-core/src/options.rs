@@ -114,6 +114,44 @@ impl Default for MountOptions {
     }
 }
 
+impl MountOptions {
+    /// Direct or managed.
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// How the kernel shows it.
+    pub fn device(mut self, device: DeviceChoice) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// Where a fuse path appears.
+    pub fn at(mut self, path: impl Into<PathBuf>) -> Self {
+        self.at = Some(path.into());
+        self
+    }
+
+    /// Refuse writes.
+    pub fn read_only(mut self, read_only: bool) -> Self {
+        self.read_only = read_only;
+        self
+    }
+
+    /// URL of a local backend that keeps pulled chunks; a new file, which goes when the mount is closed.
+    pub fn cache(mut self, url: impl Into<String>) -> Self {
+        self.cache = Some(url.into());
+        self
+    }
+
+    /// Bound of each blocking operation; zero waits for ever.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+}
+
 fn invalid(message: String) -> Error {
     Error::new(Code::InvalidArgument, message)
 }

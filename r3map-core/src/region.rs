@@ -475,9 +475,10 @@ impl Region {
         Ok(())
     }
 
-    /// Marks what was written through the mapping since the last time.
-    pub fn collect(&self) -> Result<()> {
-        let Some(window) = self.window() else { return Ok(()) };
+    /// Marks what was written through the mapping since the last time, and says how many pages that are.
+    pub fn collect(&self) -> Result<u64> {
+        let Some(window) = self.window() else { return Ok(0) };
+        let mut found = 0;
         // Pages being filled may have been opened and written already.
         const OPEN: Set = Set::STORED.with(State::Filling);
         let mut at = 0;
@@ -492,12 +493,13 @@ impl Region {
                         self.settled(page);
                     }
                 }
+                found += written.end - written.start;
                 self.marks.mark(written.clone());
                 self.states.change(written, &WRITTEN, |_, _, _| {});
             })?;
             at = run.end;
         }
-        Ok(())
+        Ok(found)
     }
 
     /// Bytes that are here or known to be zero.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::backend::{self, Backend, Operation};
 use crate::cancel::{Limit, deadline_in};
 use crate::error::{Code, Error, Result};
+use crate::migration::seeder::driver::Driver;
 use crate::thread::{self, Process};
 use crate::wire::channel::Channel;
 use crate::wire::{Identity, greeting, socket};
@@ -20,6 +21,7 @@ use crate::wire::{Identity, greeting, socket};
 mod connection;
 mod lease;
 mod listener;
+mod seeding;
 mod session;
 
 use lease::Lease;
@@ -59,7 +61,7 @@ pub struct Server {
 }
 
 /// What the threads of a server share.
-struct Inner {
+pub(crate) struct Inner {
     options: ServerOptions,
     /// Names this life of the server: what only its memory keeps is gone with it.
     life: Identity,
@@ -99,6 +101,15 @@ struct Export {
     written: AtomicBool,
     /// Who may write.
     lease: Lease,
+    /// What moves it away, where it may be taken rather than used.
+    seed: Option<Arc<Driver>>,
+}
+
+impl Export {
+    fn of(backend: Arc<dyn Backend>) -> Export {
+        let (written, lease) = (AtomicBool::new(false), Lease::default());
+        Export { backend, read_only: false, identity: Identity::default(), written, lease, seed: None }
+    }
 }
 
 impl Server {
@@ -141,14 +152,19 @@ impl Server {
     pub fn export(&self, name: &str, backend: Arc<dyn Backend>, options: &ExportOptions) -> Result<()> {
         self.check_open()?;
         greeting::check_name(name)?;
+        backend::check_home(&*backend)?;
         let info = backend.info();
         let export = Export {
             read_only: options.read_only || info.read_only,
             identity: info.identity.map_or_else(socket::random, Ok)?,
-            written: AtomicBool::new(false),
-            lease: Lease::default(),
-            backend,
+            ..Export::of(backend)
         };
+        self.insert(name, export)
+    }
+
+    fn insert(&self, name: &str, export: Export) -> Result<()> {
+        self.check_open()?;
+        greeting::check_name(name)?;
         let mut exports = self.inner.exports.write().unwrap_or_else(|e| e.into_inner());
         if exports.contains_key(name) {
             return Err(Error::new(Code::Busy, format!("something is exported as {name:?} already")));
@@ -166,7 +182,8 @@ impl Server {
     /// Takes no more requests, answers those under way, and ends every connection. Acknowledged writes are
     /// synced to their backends first. Closing a closed server fails `closed`.
     pub fn close(&self) -> Result<()> {
-        self.check_process()?;
+        self.check_open()?;
+        self.end_seeds(false)?;
         let inner = &self.inner;
         {
             let mut crowd = inner.crowd();
@@ -186,6 +203,18 @@ impl Server {
         inner.crowd().live.values().for_each(|channel| channel.shutdown());
         inner.exports.write().unwrap_or_else(|e| e.into_inner()).clear();
         drained.and(synced).and(gone)
+    }
+
+    /// Ends what is seeded here; without `force` one that somebody still needs is `busy`.
+    fn end_seeds(&self, force: bool) -> Result<()> {
+        let seeds: Vec<_> = {
+            let exports = self.inner.exports.read().unwrap_or_else(|e| e.into_inner());
+            exports.iter().filter_map(|(name, export)| Some((name.clone(), export.seed.clone()?))).collect()
+        };
+        for (name, seed) in seeds {
+            seed.end(force).map_err(|error| error.context(format!("close: {name:?}")))?;
+        }
+        Ok(())
     }
 
     fn check_process(&self) -> Result<()> {
@@ -208,6 +237,9 @@ impl Drop for Server {
     fn drop(&mut self) {
         if !self.process.is_current() {
             return;
+        }
+        if self.check_open().is_ok() {
+            let _ = self.end_seeds(true);
         }
         match self.close() {
             Err(error) if error.code() != Code::Closed => tracing::warn!(%error, "a dropped server did not close"),
@@ -289,6 +321,14 @@ impl Inner {
             }
         }
         outcome
+    }
+}
+
+/// The URL of what is offered under a name at a server whose URL this is.
+pub(crate) fn named(url: &str, name: &str) -> String {
+    match url.starts_with("r3map+unix:") {
+        true => format!("{url}?name={}", listener::encode(name)),
+        false => format!("{url}/{}", listener::encode(name)),
     }
 }
 

@@ -280,6 +280,20 @@ fn bytes_that_somebody_still_needs_are_no_place_to_move_to() {
 }
 
 #[test]
+fn a_region_that_is_still_arriving_is_tracked_once_it_is_all_here() {
+    let (mut source, actions) = Source::arriving(REGION);
+    assert_eq!((told(&actions), source.owns()), (vec![&What::Waiting], true));
+    let track = || Message::Track { attempt: ATTEMPT, region: REGION };
+    assert!(says(&mut source, track()).is_empty());
+    // What was never asked of it before it was here comes to nothing, whatever happens.
+    assert!(aborted(sent(&says(&mut source, Message::Status { vote: VOTE }))[0]));
+    assert!(source.on(Event::Arrived { record: Record::new(State::Taken, REGION) }).unwrap().is_empty());
+    assert!(says(&mut source, track()).is_empty());
+    source.on(Event::Arrived { record: Record::new(State::Complete, REGION) }).unwrap();
+    assert!(matches!(says(&mut source, track())[..], [Action::Arm { .. }]));
+}
+
+#[test]
 fn what_source_says_first_is_numbered_from_one() {
     let (_, actions) = Source::new(Record::new(State::Owner, REGION)).unwrap();
     assert_eq!(actions, [Action::Tell(source::Told { sequence: 1, what: What::Waiting })]);

@@ -8,6 +8,7 @@
 
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -18,6 +19,7 @@ use crate::backend::memory::punch;
 use crate::backend::{Backend, Info};
 use crate::buffer::Buffer;
 use crate::error::{Code, Error, Result};
+use crate::migration::home::Home;
 use crate::url::Location;
 use chunks::{Chunk, Chunks};
 use record::Record;
@@ -37,6 +39,7 @@ pub struct Directory {
     info: Info,
     chunk: u64,
     chunks: Chunks,
+    home: Arc<Home>,
 }
 
 /// What the URL asks for.
@@ -75,7 +78,12 @@ impl Directory {
         let chunk_size = chunk.next_power_of_two().clamp(4 << 10, 32 << 20) as u32;
         let identity = Some(File::identity_of(&directory, name)?);
         let info = Info { read_only, chunk_size, identity, ..Info::local(name, size) };
-        Ok(Directory { chunks: Chunks::new(directory, name, size, chunk, read_only), info, chunk })
+        Ok(Directory {
+            chunks: Chunks::new(directory, name, size, chunk, read_only),
+            home: Home::beside(&path),
+            info,
+            chunk,
+        })
     }
 
     /// The parts of a range by chunk: the chunk's offset, where in the chunk, and how long.
@@ -229,6 +237,10 @@ impl Backend for Directory {
 
     fn sync(&self) -> Result<()> {
         self.chunks.sync()
+    }
+
+    fn home(&self) -> Option<Arc<Home>> {
+        Some(self.home.clone())
     }
 
     fn try_read_at(&self, buffer: &mut [u8], offset: u64) -> Option<Result<()>> {

@@ -3,18 +3,21 @@
 use std::fs::OpenOptions;
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::UNIX_EPOCH;
 
 use crate::backend::memory::punch;
 use crate::backend::{Backend, Info};
 use crate::error::{Code, Error, Result};
+use crate::migration::home::Home;
 use crate::url::Location;
 
 /// A file of this host. `sync` is fdatasync.
 pub struct File {
     info: Info,
     file: std::fs::File,
+    /// None of a block device, beside which nothing lasts.
+    home: Option<Arc<Home>>,
     /// The first sync that failed.
     lost: Mutex<Option<Error>>,
 }
@@ -52,7 +55,9 @@ impl File {
             return Err(Error::new(Code::InvalidArgument, message));
         }
         let identity = Some(File::identity_of(&file, name)?);
-        Ok(File { info: Info { read_only, identity, ..Info::local(name, size) }, file, lost: Mutex::default() })
+        let is_regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
+        let home = is_regular.then(|| Home::beside(&path));
+        Ok(File { info: Info { read_only, identity, ..Info::local(name, size) }, file, home, lost: Mutex::default() })
     }
 
     /// The same for one file (or directory) at every opening, also after a restart of the host, and another for a file that
@@ -132,6 +137,10 @@ impl Backend for File {
             *lost = Some(error.clone());
             error
         })
+    }
+
+    fn home(&self) -> Option<Arc<Home>> {
+        self.home.clone()
     }
 
     fn try_read_at(&self, buffer: &mut [u8], offset: u64) -> Option<Result<()>> {

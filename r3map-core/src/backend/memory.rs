@@ -4,6 +4,7 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use nix::fcntl::FallocateFlags;
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -11,6 +12,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use crate::backend::{Backend, Info};
 use crate::error::{Code, Error, Result};
 use crate::mapping::Mapping;
+use crate::migration::home::Home;
 use crate::url::Location;
 
 /// Accesses from this length on go through the descriptor: the kernel then need not zero a fresh page that is
@@ -23,6 +25,7 @@ pub struct Memory {
     // The same pages twice: a descriptor and a mapping of it.
     file: File,
     mapping: Mapping,
+    home: Arc<Home>,
 }
 
 /// A file in memory of that many bytes, all holes.
@@ -55,7 +58,7 @@ impl Memory {
     pub fn new(size: u64) -> Result<Memory> {
         let file = memory_file(c"r3map-memory", size)?;
         let mapping = Mapping::of_file(&file, size as usize)?;
-        Ok(Memory { info: Info::local("memory:", size), file, mapping })
+        Ok(Memory { info: Info::local("memory:", size), file, mapping, home: Home::memory() })
     }
 }
 
@@ -93,6 +96,10 @@ impl Backend for Memory {
 
     fn sync(&self) -> Result<()> {
         Ok(())
+    }
+
+    fn home(&self) -> Option<Arc<Home>> {
+        Some(self.home.clone())
     }
 
     #[inline]

@@ -108,6 +108,21 @@ const TRACKS: u32 = 1;
 const ALL: u32 = 1;
 
 impl Message {
+    /// The vote that it is about.
+    pub fn vote(&self) -> Option<Vote> {
+        match self {
+            Message::Finalize { vote, .. }
+            | Message::Status { vote }
+            | Message::Taken { vote }
+            | Message::Complete { vote }
+            | Message::Pending { vote }
+            | Message::Given { vote, .. }
+            | Message::Aborted { vote, .. }
+            | Message::Drained { vote } => Some(*vote),
+            _ => None,
+        }
+    }
+
     /// The header and the payload of the frame that carries it.
     pub fn encode(&self) -> (Header, Vec<u8>) {
         let mut bytes = Vec::new();

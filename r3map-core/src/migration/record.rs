@@ -3,6 +3,7 @@
 //! A record lies beside the region's bytes: `<file>.r3map`, or `.r3map.migration` inside a directory of chunks, whose
 //! `.r3map` says its shape and is written once. It is replaced whole: after a crash it is the old one or the new.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -20,6 +21,7 @@ const VERSION: u16 = 1;
 const HEAD: usize = 100;
 const LONGEST: usize = HEAD + MAX_ENCODED + MAX_HAND_OVER;
 const ALL: u16 = 1;
+const PART: u16 = 2;
 
 /// Where a side stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,13 +59,15 @@ pub struct Record {
     pub dirty: Dirty,
     /// Of [`State::Given`] and [`State::Taken`]: what the app hands over.
     pub payload: Vec<u8>,
+    /// Whether it is about a part of what moved as one, whose record is with the first part.
+    pub is_part: bool,
 }
 
 impl Record {
     /// Nothing but this state of that region.
     pub fn new(state: State, region: Moved) -> Record {
         let vote = Vote { session: [0; 16], epoch: 0, ballot: 0 };
-        Record { state, region, vote, dirty: Dirty::Pages(Runs::default()), payload: Vec::new() }
+        Record { state, region, vote, dirty: Dirty::Pages(Runs::default()), payload: Vec::new(), is_part: false }
     }
 
     /// The same in this state, by this vote and without what was left to move.
@@ -77,6 +81,7 @@ impl Record {
             Dirty::All => (ALL, Vec::new()),
             Dirty::Pages(pages) => (0, pages.encode()),
         };
+        let flags = flags | if self.is_part { PART } else { 0 };
         let mut bytes = Vec::with_capacity(HEAD + dirty.len() + self.payload.len());
         bytes.extend(MAGIC);
         bytes.extend(VERSION.to_le_bytes());
@@ -130,7 +135,8 @@ impl Record {
         if handed.len() != payload.0 || handed.len() > MAX_HAND_OVER || crc32c::crc32c(handed) != payload.1 {
             return Err(corrupt("what the app handed over fails the checksum"));
         }
-        Ok(Record { state, region, vote, dirty: pages.map_or(Dirty::All, Dirty::Pages), payload: handed.to_vec() })
+        let (dirty, payload) = (pages.map_or(Dirty::All, Dirty::Pages), handed.to_vec());
+        Ok(Record { state, region, vote, dirty, payload, is_part: flags & PART != 0 })
     }
 }
 
@@ -145,10 +151,7 @@ pub struct Store(Place);
 enum Place {
     /// For regions that die with the process.
     Memory(Mutex<Option<Record>>),
-    Disk {
-        path: PathBuf,
-        directory: File,
-    },
+    Disk(PathBuf),
 }
 
 impl Store {
@@ -158,24 +161,26 @@ impl Store {
     }
 
     /// Beside a region's file, or inside its directory of chunks.
-    pub fn beside(region: &Path) -> Result<Store> {
-        let path = if region.is_dir() {
+    pub fn beside(region: &Path) -> Store {
+        Store(Place::Disk(if region.is_dir() {
             region.join(".r3map.migration")
         } else {
             let mut name = region.as_os_str().to_owned();
             name.push(".r3map");
             PathBuf::from(name)
-        };
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let directory = File::open(parent).map_err(|error| Error::io(format!("open {}", parent.display()), error))?;
-        Ok(Store(Place::Disk { path, directory }))
+        }))
+    }
+
+    /// Whether it outlives this process.
+    pub fn lasts(&self) -> bool {
+        matches!(self.0, Place::Disk(_))
     }
 
     /// The record, if there is one.
     pub fn load(&self) -> Result<Option<Record>> {
         match &self.0 {
             Place::Memory(record) => Ok(lock(record).clone()),
-            Place::Disk { path, .. } => {
+            Place::Disk(path) => {
                 let failed = |error| Error::io(format!("read {}", path.display()), error);
                 let file = match File::open(path) {
                     Ok(file) => file,
@@ -193,7 +198,7 @@ impl Store {
     pub fn save(&self, record: &Record) -> Result<()> {
         match &self.0 {
             Place::Memory(kept) => *lock(kept) = Some(record.clone()),
-            Place::Disk { path, directory } => {
+            Place::Disk(path) => {
                 let mut fresh = path.as_os_str().to_owned();
                 fresh.push(".new");
                 // What an app hands over is nobody else's business.
@@ -202,12 +207,22 @@ impl Store {
                     file.write_all(&record.encode())?;
                     file.sync_data()?;
                     std::fs::rename(&fresh, path)?;
-                    directory.sync_all()
+                    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+                    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
                 });
                 saved.map_err(|error| Error::io(format!("write {}", path.display()), error))?;
             }
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Place::Memory(_) => f.write_str("its record is in this process"),
+            Place::Disk(path) => write!(f, "its record is {}", path.display()),
+        }
     }
 }
 
@@ -238,7 +253,7 @@ mod tests {
         let place = directory("places");
         std::fs::write(place.join("region"), b"bytes").unwrap();
         std::fs::write(place.join(".r3map"), "size 1000000\nchunk 65536\n").unwrap();
-        for store in [Store::memory(), Store::beside(&place.join("region")).unwrap(), Store::beside(&place).unwrap()] {
+        for store in [Store::memory(), Store::beside(&place.join("region")), Store::beside(&place)] {
             assert_eq!(store.load().unwrap(), None);
             for record in [given(), Record::new(State::Owner, given().region), Record { dirty: Dirty::All, ..given() }]
             {
@@ -254,7 +269,7 @@ mod tests {
     #[test]
     fn what_a_crash_left_of_a_newer_record_is_not_read() {
         let place = directory("crash");
-        let store = Store::beside(&place.join("region")).unwrap();
+        let store = Store::beside(&place.join("region"));
         store.save(&given()).unwrap();
         std::fs::write(place.join("region.r3map.new"), b"half").unwrap();
         assert_eq!(store.load().unwrap(), Some(given()));

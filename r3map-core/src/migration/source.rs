@@ -1,159 +1,13 @@
 //! The side a region moves away from.
 
+mod event;
+
+pub use event::{Action, Event, Told, What};
+
 use crate::error::{Code, Error, Result};
 use crate::migration::record::{Record, State};
-use crate::migration::{Dirty, MAX_HAND_OVER, Message, Moved, Runs, Vote};
+use crate::migration::{Dirty, MAX_HAND_OVER, Message, Moved, Vote};
 use crate::wire::Identity;
-
-/// What happened to a source.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// A message came.
-    Received(Message),
-    /// [`Action::Arm`] is done; `session` is random and was never used before.
-    Armed {
-        /// Of the action.
-        step: u64,
-        /// The name of the session that begins.
-        session: Identity,
-    },
-    /// [`Action::Collect`] is done.
-    Collected {
-        /// The session it was for.
-        session: Identity,
-        /// The number of the round.
-        round: u64,
-        /// Its pages.
-        pages: Runs,
-    },
-    /// The app has stopped writing.
-    Suspended {
-        /// Of the event that asked for it.
-        sequence: u64,
-        /// What it hands over.
-        payload: Vec<u8>,
-    },
-    /// The app will not stop, or did not within `suspend_deadline`.
-    Refused {
-        /// Of the event that asked for it.
-        sequence: u64,
-        /// Why.
-        reason: String,
-    },
-    /// [`Action::Quiesce`] is done: nothing writes any more, and these are all the pages that the vote lacks.
-    Quiesced {
-        /// Of the action.
-        step: u64,
-        /// Written since the round that the vote acknowledges.
-        dirty: Dirty,
-    },
-    /// [`Action::Quiesce`] failed: something still writes, or cannot be flushed.
-    Disturbed {
-        /// Of the action.
-        step: u64,
-        /// Why.
-        reason: String,
-    },
-    /// [`Action::Persist`] is done: the record is durable.
-    Persisted {
-        /// Of the action.
-        step: u64,
-    },
-    /// [`Action::Persist`] failed: the record on disk is the old one or the new.
-    NotPersisted {
-        /// Of the action.
-        step: u64,
-        /// Why.
-        reason: String,
-    },
-    /// The destination of this session has been away for too long.
-    Lost {
-        /// The session.
-        session: Identity,
-    },
-    /// Time has passed: what failed is to be tried again.
-    Again,
-    /// The app gives up what the destination still lacks.
-    Abandon,
-    /// The app takes the region back from a destination that is lost for good.
-    Reclaim,
-}
-
-/// What is to be done for a source, in this order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Send it, or lose it.
-    Send(Message),
-    /// Begin to track writes anew; then [`Event::Armed`].
-    Arm {
-        /// To be said with the event.
-        step: u64,
-    },
-    /// Stop tracking writes.
-    Disarm,
-    /// Take the round after this one; then [`Event::Collected`], or nothing if that question came late.
-    Collect {
-        /// The session it is for.
-        session: Identity,
-        /// What the destination has taken into account.
-        acknowledged: u64,
-    },
-    /// Shut the gate, wait out who is inside, stop the pusher, flush the device, scan, and scan again to see that
-    /// nothing writes; then [`Event::Quiesced`] or [`Event::Disturbed`].
-    Quiesce {
-        /// To be said with the event.
-        step: u64,
-        /// What the destination has taken into account.
-        acknowledged: u64,
-    },
-    /// Undo that: the region goes on here.
-    Reopen,
-    /// Make this the record, durably; then [`Event::Persisted`] or [`Event::NotPersisted`].
-    Persist {
-        /// To be said with the event.
-        step: u64,
-        /// The record.
-        record: Record,
-    },
-    /// Nothing of this process writes or reads the region any more, by any view.
-    Fence,
-    /// Tell the app.
-    Tell(Told),
-}
-
-/// What the app is told, each with its number.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
-    /// Counts from 1.
-    pub sequence: u64,
-    /// What it is.
-    pub what: What,
-}
-
-/// What the app of a source is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum What {
-    /// There is no destination.
-    Waiting,
-    /// A destination pulls.
-    Tracking,
-    /// Stop writing, then say so with this event's number.
-    Suspending,
-    /// Go on writing.
-    Resumed {
-        /// Why it came to nothing.
-        reason: String,
-    },
-    /// The region is the destination's.
-    Committed,
-    /// The destination has every byte.
-    Drained,
-    /// A record could not be written; it is tried again.
-    Trouble {
-        /// Why.
-        reason: String,
-    },
-}
 
 /// A destination that pulls.
 #[derive(Clone, Debug)]
@@ -174,6 +28,8 @@ struct Acting {
 
 #[derive(Clone, Debug)]
 enum Phase {
+    /// Bytes of the region are still at the source from which it came here.
+    Arriving,
     Waiting,
     Arming {
         step: u64,
@@ -251,6 +107,16 @@ impl Source {
         Ok((source, out))
     }
 
+    /// A source of a region that is owned here and not all here yet: whoever would track it is answered once it has
+    /// [arrived](Event::Arrived).
+    pub fn arriving(region: Moved) -> (Source, Vec<Action>) {
+        let record = Record::new(State::Taken, region);
+        let mut source = Source { record, phase: Phase::Arriving, step: 0, sequence: 0, out: Vec::new() };
+        source.tell(What::Waiting);
+        let out = std::mem::take(&mut source.out);
+        (source, out)
+    }
+
     /// The region, under the epoch of this side's record.
     pub fn region(&self) -> Moved {
         self.record.region
@@ -271,11 +137,26 @@ impl Source {
 
     /// Whether a destination of this session may read pages here.
     pub fn serves(&self, session: Identity) -> bool {
+        self.serving() == Some(session)
+    }
+
+    /// The session whose destination may read pages here, if there is one.
+    pub fn serving(&self) -> Option<Identity> {
         match &self.phase {
-            Phase::Given => self.record.vote.session == session,
-            Phase::Committing { .. } | Phase::Undoing { .. } | Phase::Reclaiming { .. } => false,
-            _ => self.live().is_some_and(|live| live.session == session),
+            Phase::Given => Some(self.record.vote.session),
+            Phase::Committing { .. } | Phase::Undoing { .. } | Phase::Reclaiming { .. } => None,
+            _ => self.pulling(),
         }
+    }
+
+    /// The session of a destination that pulls and that may still be called off.
+    pub fn pulling(&self) -> Option<Identity> {
+        self.live().map(|live| live.session)
+    }
+
+    /// Whether an attempt of that name would find another destination pulling.
+    pub fn is_taken_from(&self, attempt: Identity) -> bool {
+        self.live().is_some_and(|live| live.attempt != attempt)
     }
 
     /// Whether closing it would take bytes away that the destination lacks.
@@ -287,7 +168,21 @@ impl Source {
     pub fn on(&mut self, event: Event) -> Result<Vec<Action>> {
         match event {
             Event::Received(message) => self.received(message),
+            Event::Arrived { record } => {
+                let is_whole = matches!(record.state, State::Owner | State::Complete);
+                if matches!(self.phase, Phase::Arriving) && is_whole {
+                    self.record = record;
+                    self.phase = Phase::Waiting;
+                }
+            }
             Event::Armed { step, session } => self.armed(step, session),
+            Event::NotArmed { step, reason } => match self.phase {
+                Phase::Arming { step: due, attempt } if due == step => {
+                    self.phase = Phase::Waiting;
+                    self.send(Message::Refused { attempt, code: Code::Io, reason });
+                }
+                _ => {}
+            },
             Event::Collected { session, round, pages } => {
                 if matches!(&self.phase, Phase::Tracking(live) if live.session == session) {
                     self.send(Message::Dirty { session, round, pages });
@@ -403,7 +298,7 @@ impl Source {
             Some((Code::StaleEpoch, message))
         } else {
             match &self.phase {
-                Phase::Waiting | Phase::Arming { .. } => None,
+                Phase::Arriving | Phase::Waiting | Phase::Arming { .. } => None,
                 _ if self.live().is_some_and(|live| live.attempt == attempt) => None,
                 _ => Some((Code::Busy, "another destination pulls this region".to_owned())),
             }
@@ -618,6 +513,15 @@ impl Source {
     /// The session is over, and the region stays.
     fn end(&mut self, reason: &str) {
         let phase = std::mem::replace(&mut self.phase, Phase::Waiting);
+        let vote = match &phase {
+            Phase::Suspending { acting, .. } | Phase::Quiescing { acting, .. } => Some(acting.vote),
+            Phase::Tracking(live) => Some(Vote { session: live.session, epoch: 0, ballot: 0 }),
+            _ => None,
+        };
+        if let Some(vote) = vote {
+            let (epoch, reason) = (self.record.region.epoch, reason.to_owned());
+            self.send(Message::Aborted { vote, epoch, tracking: false, reason });
+        }
         self.out.push(Action::Disarm);
         match phase {
             Phase::Quiescing { .. } => {

@@ -166,6 +166,11 @@ impl Marks {
         Ok(self.0.get_or_init(|| fresh).clone())
     }
 
+    /// Tells that tracker from now on, unless another is told already.
+    pub fn join(&self, tracker: &Arc<Tracker>) {
+        let _ = self.0.set(tracker.clone());
+    }
+
     /// These pages were written, or it failed half-way. To be called after the bytes are there, before the write is
     /// acknowledged.
     #[inline]

@@ -1,9 +1,11 @@
 //! The direct way: every access goes straight to the backend, and a write that was lost is never forgotten.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::backend::{Backend, Completion, Info, Operation, Request};
 use crate::error::{Code, Error, Result};
+use crate::gate;
 use crate::migration::tracker::Marks;
 
 /// A backend as a direct mount shows it to its device and handle.
@@ -12,6 +14,28 @@ pub struct Direct {
     backend: Arc<dyn Backend>,
     failure: Arc<Failure>,
     marks: Arc<Marks>,
+    seal: Seal,
+}
+
+/// Whether writes are refused because the region is being given away, or was: also those that come from a device
+/// after the last one that counts.
+#[derive(Default)]
+pub struct Seal(AtomicU32);
+
+impl Seal {
+    /// Writes fail with this code from now on; with `None` they are taken again.
+    pub fn set(&self, code: Option<Code>) {
+        self.0.store(code.map_or(0, |code| code as u32), Ordering::SeqCst);
+    }
+
+    /// An error unless writes are taken.
+    #[inline]
+    pub fn check(&self) -> Result<()> {
+        match self.0.load(Ordering::Acquire) {
+            0 => Ok(()),
+            code => Err(gate::refusal(Code::from_number(code).unwrap_or(Code::Fenced))),
+        }
+    }
 }
 
 /// The first write that was acknowledged to nobody and is lost: every later sync says so.
@@ -48,7 +72,13 @@ impl Direct {
     pub fn new(backend: Arc<dyn Backend>, read_only: bool) -> Direct {
         let info = backend.info().clone();
         let read_only = read_only || info.read_only;
-        Direct { info: Info { read_only, ..info }, backend, failure: Arc::default(), marks: Arc::default() }
+        Direct {
+            info: Info { read_only, ..info },
+            backend,
+            failure: Arc::default(),
+            marks: Arc::default(),
+            seal: Seal::default(),
+        }
     }
 
     /// Who is told of every write through here.
@@ -56,11 +86,16 @@ impl Direct {
         &self.marks
     }
 
+    /// What refuses writes when the region goes.
+    pub fn seal(&self) -> &Seal {
+        &self.seal
+    }
+
     fn check_write(&self) -> Result<()> {
         if self.info.read_only {
             return Err(Error::new(Code::ReadOnly, format!("{} is open read-only", self.info.name)));
         }
-        Ok(())
+        self.seal.check()
     }
 }
 

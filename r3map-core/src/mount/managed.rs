@@ -11,6 +11,7 @@ use crate::buffer::Buffer;
 use crate::cancel::{Limit, Waiter};
 use crate::error::{Code, Error, Result};
 use crate::event::Events;
+use crate::mount::direct::Seal;
 use crate::mount::puller::Puller;
 use crate::mount::pusher::Pusher;
 use crate::options::MountOptions;
@@ -28,6 +29,7 @@ pub struct Managed {
     puller: Arc<Puller>,
     pusher: Arc<Pusher>,
     ahead: Ahead,
+    seal: Seal,
 }
 
 impl Managed {
@@ -49,7 +51,14 @@ impl Managed {
             Arc::new(move |page| puller.missed(page))
         };
         // What was acknowledged here may be here alone, whoever keeps the bytes below.
-        Ok(Managed { info: Info { read_only, local: false, ..info }, region, puller, pusher, ahead })
+        Ok(Managed {
+            info: Info { read_only, local: false, ..info },
+            region,
+            puller,
+            pusher,
+            ahead,
+            seal: Seal::default(),
+        })
     }
 
     /// Starts what runs in the background.
@@ -127,7 +136,17 @@ impl Managed {
         if self.info.read_only {
             return Err(Error::new(Code::ReadOnly, format!("{} is open read-only", self.info.name)));
         }
-        Ok(())
+        self.seal.check()
+    }
+
+    /// What refuses writes when the region goes.
+    pub fn seal(&self) -> &Seal {
+        &self.seal
+    }
+
+    /// What sends pages to the backend.
+    pub(super) fn pusher(&self) -> &Pusher {
+        &self.pusher
     }
 
     fn waiter(&self) -> (Waiter<Result<Reply>>, Wait) {

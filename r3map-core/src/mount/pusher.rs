@@ -1,7 +1,7 @@
 //! Sends what was written to the backend while the app goes on.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,8 @@ pub struct Pusher {
     window: u64,
     deadline: Duration,
     stop: AtomicBool,
+    /// Whether nothing may be sent; locked by whoever is about to begin a push.
+    held: Mutex<bool>,
     wake: Signal,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -41,6 +43,7 @@ impl Pusher {
             window: options.max_in_flight.unwrap_or(WINDOW),
             deadline: options.deadline,
             stop: AtomicBool::new(false),
+            held: Mutex::new(false),
             wake: Signal::default(),
             thread: Mutex::default(),
         }
@@ -67,6 +70,22 @@ impl Pusher {
         if let Some(thread) = thread {
             let _ = thread.join();
         }
+    }
+
+    /// Begins no more pushes in the background until [`go_on`](Pusher::go_on), and waits until those under way are
+    /// resolved.
+    pub fn hold(&self, limit: &Limit) -> Result<()> {
+        *self.held() = true;
+        self.region.wait_pushing_below(1, limit)
+    }
+
+    /// Pushes again.
+    pub fn go_on(&self) {
+        *self.held() = false;
+    }
+
+    fn held(&self) -> MutexGuard<'_, bool> {
+        self.held.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// Pushes everything that is dirty now and waits until the backend has it.
@@ -107,14 +126,23 @@ impl Pusher {
         }
     }
 
+    /// Starts a push, unless pushing is held.
+    fn unless_held<T>(&self, push: impl FnOnce() -> Option<T>) -> Option<T> {
+        let held = self.held();
+        if *held { None } else { push() }
+    }
+
     /// Pushes all that is dirty.
     fn round(&self, looks: &mut Looks, limit: &Limit) -> Result<()> {
+        if *self.held() {
+            return Ok(());
+        }
         self.region.collect()?;
         looks.begin_interval(&self.region);
         let mut from = 0;
-        while let Some(next) = self.region.push_next(from, limit.deadline) {
+        while let Some(next) = self.unless_held(|| self.region.push_next(from, limit.deadline)) {
             from = next;
-            if !self.go_on(limit)? {
+            if !self.has_room(limit)? {
                 break;
             }
         }
@@ -123,15 +151,18 @@ impl Pusher {
 
     /// Pushes long runs that were dirty at the last look and were not written since, nor pushed in this interval.
     fn look(&self, looks: &mut Looks, limit: &Limit) -> Result<()> {
+        if *self.held() {
+            return Ok(());
+        }
         let begun = Instant::now();
         self.region.collect()?;
         let cost = begun.elapsed();
         let (mut from, mut pushed) = (0, 0);
-        while let Some(run) = self.region.push_quiet(from, SHORTEST, limit.deadline) {
+        while let Some(run) = self.unless_held(|| self.region.push_quiet(from, SHORTEST, limit.deadline)) {
             from = run.end;
             pushed += run.end - run.start;
             looks.pushed(run);
-            if !self.go_on(limit)? {
+            if !self.has_room(limit)? {
                 break;
             }
         }
@@ -141,7 +172,7 @@ impl Pusher {
     }
 
     /// Waits for room in the window; says whether to go on.
-    fn go_on(&self, limit: &Limit) -> Result<bool> {
+    fn has_room(&self, limit: &Limit) -> Result<bool> {
         self.region.wait_pushing_below(self.window, limit)?;
         Ok(!self.stop.load(Ordering::SeqCst))
     }

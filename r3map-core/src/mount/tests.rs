@@ -5,9 +5,8 @@ use std::os::unix::fs::FileExt;
 
 use super::*;
 use crate::backend::BackendOptions;
-use crate::migration::tracker::Tracker;
+use crate::mount::seeding::Seeded;
 use crate::page::PAGE;
-use crate::region::Paged;
 use crate::skip;
 
 /// Ten whole pages, as a block device wants it.
@@ -16,44 +15,34 @@ const SIZE: u64 = 10 * PAGE;
 /// A mount and what tracks the writes to it. Nothing is pushed in the background.
 struct Tracked {
     mount: Mount,
-    direct: Option<Arc<Direct>>,
-    tracker: Option<Arc<Tracker>>,
+    seeded: Seeded,
     round: u64,
 }
 
 impl Tracked {
     fn new(mode: Mode, device: DeviceChoice) -> Tracked {
-        let backend = backend::open(&format!("memory:?size={SIZE}"), &BackendOptions::default()).unwrap();
-        // A mount does not say yet that it is seeded: what it writes through is made here to be asked later.
-        let direct = (mode == Mode::Direct).then(|| Arc::new(Direct::new(backend.clone(), false)));
-        let backend = direct.clone().map_or(backend, |direct| direct as Arc<dyn Backend>);
         let options = MountOptions { mode, device, push_interval: Duration::ZERO, ..MountOptions::default() };
-        Tracked { mount: options.open(backend).unwrap(), direct, tracker: None, round: 0 }
+        let mount = options.open_url(&format!("memory:?size={SIZE}"), &BackendOptions::default()).unwrap();
+        let seeded = Seeded::take(&mount).unwrap();
+        Tracked { mount, seeded, round: 0 }
     }
 
     fn arm(&mut self) {
-        let pages = SIZE / PAGE;
-        let tracker = match (self.mount.inner.kept(), &self.direct) {
-            (Some(kept), _) => kept.pages().marks().tracker(pages),
-            (None, Some(direct)) => direct.marks().tracker(pages),
-            (None, None) => unreachable!(),
-        };
-        let tracker = tracker.unwrap();
-        tracker.arm();
-        (self.tracker, self.round) = (Some(tracker), 0);
+        self.seeded.arm().unwrap();
+        self.round = 0;
     }
 
-    /// The pages written since it was last asked, once no device holds any back.
+    /// The pages written since it was last asked.
     fn written(&mut self) -> Vec<Range<u64>> {
-        if let Some(device) = self.mount.inner.device.get() {
-            device.flush(&self.mount.limit()).unwrap();
-        }
-        if let Some(kept) = self.mount.inner.kept() {
-            kept.pages().collect().unwrap();
-        }
-        let (round, pages) = self.tracker.as_ref().unwrap().round(self.round).unwrap();
+        self.seeded.collect(&self.mount.limit()).unwrap();
+        let (round, pages) = self.seeded.tracker().round(self.round).unwrap();
         self.round = round;
         pages.iter().cloned().collect()
+    }
+
+    fn close(self) {
+        self.seeded.release();
+        self.mount.close().unwrap();
     }
 }
 
@@ -71,7 +60,7 @@ fn writes_by_the_handle_are_marked_and_reads_are_not() {
         tracked.mount.read_at(&mut [0; SIZE as usize], 0).unwrap();
         tracked.mount.sync().unwrap();
         assert_eq!(tracked.written(), [], "{mode:?}");
-        let region = tracked.direct.clone().map_or(tracked.mount.inner.region.clone(), |direct| direct as _);
+        let region = tracked.mount.inner.region.clone();
         let limit = tracked.mount.limit();
         for operation in [
             Operation::Zero { offset: PAGE, length: 2 * PAGE },
@@ -88,7 +77,7 @@ fn writes_by_the_handle_are_marked_and_reads_are_not() {
             region.zero_at(3 * PAGE, 10).unwrap();
             assert_eq!(tracked.written(), std::slice::from_ref(&(3..4)));
         }
-        tracked.mount.close().unwrap();
+        tracked.close();
     }
 }
 
@@ -99,7 +88,7 @@ fn a_push_takes_no_mark_away() {
     tracked.mount.write_at(&[1; 5], 3 * PAGE).unwrap();
     tracked.mount.sync().unwrap();
     assert_eq!(tracked.written(), std::slice::from_ref(&(3..4)));
-    tracked.mount.close().unwrap();
+    tracked.close();
 }
 
 #[test]
@@ -127,18 +116,51 @@ fn stores_into_a_slice_are_found_by_its_scan_and_a_sync_takes_none_away() {
         store(4, 2);
         assert_eq!(tracked.written(), std::slice::from_ref(&(4..5)), "{mode:?}");
         drop(slice);
-        tracked.mount.close().unwrap();
+        tracked.close();
+    }
+}
+
+#[test]
+fn a_store_after_the_app_said_that_it_stopped_is_noticed_and_one_by_the_handle_is_refused() {
+    for mode in [Mode::Direct, Mode::Managed] {
+        let mut tracked = Tracked::new(mode, DeviceChoice::UserfaultfdUserMode);
+        let slice = match tracked.mount.slice() {
+            Ok(slice) => slice,
+            Err(error) => return skip::skip(error),
+        };
+        tracked.mount.pull(0, SIZE).unwrap();
+        tracked.arm();
+        let limit = tracked.mount.limit();
+        tracked.seeded.suspend();
+        tracked.seeded.settle(false, &limit).unwrap();
+        assert_eq!(tracked.mount.write_at(&[1], 0).unwrap_err().code(), Code::Suspended);
+        // SAFETY: the page lies in the slice, which is attached, and nobody else looks at it.
+        unsafe { slice.as_ptr().add(PAGE as usize).write_volatile(1) };
+        assert_eq!(tracked.seeded.verify(&limit).unwrap_err().code(), Code::Busy);
+        tracked.seeded.reopen();
+        tracked.mount.write_at(&[1], 5 * PAGE).unwrap();
+        // Neither is forgotten.
+        assert_eq!(tracked.written(), [1..2, 5..6], "{mode:?}");
+        tracked.seeded.settle(false, &limit).unwrap();
+        tracked.seeded.verify(&limit).unwrap();
+        tracked.seeded.fence(&limit).unwrap();
+        assert_eq!(tracked.mount.read_at(&mut [0], 0).unwrap_err().code(), Code::Fenced);
+        let mut byte = [0];
+        tracked.seeded.try_read(&mut byte, PAGE).unwrap().unwrap();
+        assert_eq!(byte, [1]);
+        drop(slice);
+        tracked.close();
     }
 }
 
 #[test]
 fn writes_to_a_file_of_fuse_are_marked_once_it_is_flushed() {
-    let mut tracked = Tracked::new(Mode::Managed, DeviceChoice::Fuse);
+    let tracked = Tracked::new(Mode::Managed, DeviceChoice::Fuse);
     let path = match tracked.mount.path() {
         Ok(path) => path,
         Err(error) => return skip::skip(error),
     };
-    writes_to_a_path_are_marked(&mut tracked, &path);
+    writes_to_a_path_are_marked(tracked, &path);
 }
 
 #[test]
@@ -146,17 +168,17 @@ fn writes_to_a_block_device_are_marked_once_it_is_flushed() {
     if let Err(error) = Kind::Nbd.probe() {
         return skip::leave_to_guest(error);
     }
-    let mut tracked = Tracked::new(Mode::Managed, DeviceChoice::Nbd(None));
+    let tracked = Tracked::new(Mode::Managed, DeviceChoice::Nbd(None));
     let path = tracked.mount.path().unwrap();
-    writes_to_a_path_are_marked(&mut tracked, &path);
+    writes_to_a_path_are_marked(tracked, &path);
 }
 
-fn writes_to_a_path_are_marked(tracked: &mut Tracked, path: &std::path::Path) {
+fn writes_to_a_path_are_marked(mut tracked: Tracked, path: &std::path::Path) {
     tracked.arm();
     let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
     file.write_all_at(&[1; 10], 4 * PAGE).unwrap();
     file.write_all_at(&[1; 2 * PAGE as usize], 6 * PAGE).unwrap();
     assert_eq!(tracked.written(), [4..5, 6..8]);
     drop(file);
-    tracked.mount.close().unwrap();
+    tracked.close();
 }

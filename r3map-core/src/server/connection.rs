@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 use once_cell::sync::Lazy;
 
 use super::session::Session;
-use super::{Export, Inner, Working};
+use super::{Export, Inner, Working, seeding};
 use crate::backend::{self, Completion, Operation, Priority, Reply, Request};
 use crate::buffer::{Buffer, is_zero};
 use crate::cancel::deadline_in;
 use crate::error::{Code, Error, Result};
+use crate::migration::seeder::peers::Peer;
 use crate::thread;
 use crate::wire::channel::{Channel, Packet, Payload};
+use crate::wire::greeting::Moving;
 use crate::wire::header::{SYNCED, ZEROES};
 use crate::wire::incoming::Incoming;
 use crate::wire::{self, Header, Hello, Identity, Kind, MAX_PAYLOAD, Welcome, greeting};
@@ -56,9 +58,13 @@ fn run(server: &Inner, channel: &Arc<Channel>, incoming: &mut Incoming, admitted
         thread::as_batch();
     }
     let export = server.export(&hello.export)?;
+    if export.seed.is_some() && hello.session.is_none() {
+        return Err(seeding::refuse_plain(&hello.export));
+    }
     let session = server.sessions.enter(&hello, channel, deadline)?;
     let working = Working::begin(server)?;
     export.lease.arrive(hello.client);
+    let seed = export.seed.clone().map(|seed| (seed, Peer::new(&hello, channel)));
     let connection = Arc::new(Connection {
         priority: if hello.role == 0 { Priority::Demand } else { Priority::Bulk },
         max_request: export.backend.info().max_request.clamp(1, MAX_PAYLOAD),
@@ -66,7 +72,7 @@ fn run(server: &Inner, channel: &Arc<Channel>, incoming: &mut Incoming, admitted
         channel: channel.clone(),
         export,
         client: hello.client,
-        display: hello.display,
+        display: hello.display.clone(),
         under_way: Mutex::default(),
         ended: Condvar::new(),
     });
@@ -78,13 +84,22 @@ fn run(server: &Inner, channel: &Arc<Channel>, incoming: &mut Incoming, admitted
         let payload = Payload::Owned(Buffer::copy_of(&welcome.encode()));
         channel.send(Packet::new(Header::new(Kind::Welcome, id), payload))
     });
-    let outcome = outcome.and_then(|()| connection.take_requests(incoming));
+    let outcome = outcome.and_then(|()| match &seed {
+        None => connection.take_requests(incoming),
+        Some((seed, peer)) => {
+            incoming.migrate();
+            seed.arrive(&hello, peer);
+            let outcome = connection.migrate(incoming, seed, peer);
+            seed.leave(peer, matches!(outcome, Ok(Farewell::Said)));
+            outcome
+        }
+    });
     connection.finish(session, working, matches!(outcome, Ok(Farewell::Said)));
     outcome.map(drop)
 }
 
 /// How a connection ends without an error.
-enum Farewell {
+pub(super) enum Farewell {
     /// The client said goodbye.
     Said,
     /// It just ended.
@@ -104,16 +119,16 @@ fn read_hello(channel: &Channel, incoming: &mut Incoming, deadline: Instant) -> 
     Ok(Some((header.id, Hello::decode(&payload)?)))
 }
 
-fn send_error(channel: &Channel, id: u64, error: &Error) -> Result<()> {
+pub(super) fn send_error(channel: &Channel, id: u64, error: &Error) -> Result<()> {
     let (header, payload) = greeting::encode_error(id, error);
     channel.send(Packet::new(header, Payload::Owned(Buffer::copy_of(&payload))))
 }
 
-struct Connection {
+pub(super) struct Connection {
     priority: Priority,
     max_request: u32,
-    deadline: Duration,
-    channel: Arc<Channel>,
+    pub(super) deadline: Duration,
+    pub(super) channel: Arc<Channel>,
     export: Arc<Export>,
     client: Identity,
     /// Who that is, for people.
@@ -142,7 +157,11 @@ impl Connection {
         Welcome {
             version,
             features: 0,
-            moving: None,
+            moving: self
+                .export
+                .seed
+                .as_ref()
+                .map(|seed| Moving { epoch: seed.region().epoch, parts: seed.truth().sizes() }),
             size: info.size,
             read_only: self.export.read_only,
             chunk_size: info.chunk_size.max(CHUNK_SIZE),
@@ -156,10 +175,7 @@ impl Connection {
 
     fn take_requests(self: &Arc<Self>, incoming: &mut Incoming) -> Result<Farewell> {
         loop {
-            // Nobody who does not receive answers gets more of them made.
-            while (self.channel.is_backed_up() || self.under_way().is_full()) && !self.channel.is_stopped() {
-                self.channel.wait(false, None)?;
-            }
+            self.wait_for_room()?;
             let Some(header) = incoming.header(&self.channel, None, self.deadline)? else {
                 return Ok(Farewell::Unsaid);
             };
@@ -182,6 +198,14 @@ impl Connection {
         }
     }
 
+    /// Nobody who does not receive answers gets more of them made.
+    pub(super) fn wait_for_room(&self) -> Result<()> {
+        while (self.channel.is_backed_up() || self.under_way().is_full()) && !self.channel.is_stopped() {
+            self.channel.wait(false, None)?;
+        }
+        Ok(())
+    }
+
     /// Makes this client the writer of the export. Waits, here and for this connection alone, while another
     /// may still come back.
     fn claim(&self) -> Result<()> {
@@ -193,7 +217,7 @@ impl Connection {
 
     /// Why a request is refused before it reaches the backend, if it is.
     fn check(&self, header: &Header) -> Result<()> {
-        if header.kind != Kind::Read {
+        if !matches!(header.kind, Kind::Read | Kind::Digest) {
             self.claim()?;
         }
         if header.kind != Kind::Zero && header.length > u64::from(self.max_request) {
@@ -203,7 +227,7 @@ impl Connection {
         self.export.backend.info().check(header.offset, header.length)
     }
 
-    fn read(self: &Arc<Self>, header: &Header) -> Result<()> {
+    pub(super) fn read(self: &Arc<Self>, header: &Header) -> Result<()> {
         if let Err(error) = self.check(header) {
             return send_error(&self.channel, header.id, &error);
         }
@@ -314,7 +338,14 @@ impl Connection {
                     Packet::new(data, Payload::Owned(buffer))
                 }
             }
-            (Kind::Read, Ok(_)) => {
+            (Kind::Digest, Ok(Reply::Data(buffer))) if buffer.len() as u64 == header.length => {
+                let digests = Header::new(Kind::Digests, header.id).about(header.offset, header.length);
+                Packet::new(digests, Payload::Owned(seeding::digests(&buffer)))
+            }
+            (Kind::Digest, Ok(Reply::Zeroes)) => {
+                return self.answer(header, Ok(Reply::Data(Buffer::zeroed(header.length as usize))));
+            }
+            (Kind::Read | Kind::Digest, Ok(_)) => {
                 let error = backend::short_reply(self.export.backend.info());
                 return send_error(&self.channel, header.id, &error);
             }

@@ -183,8 +183,8 @@ fn lock_directory(path: &Path) -> Result<Option<Flock<File>>> {
     Err(Error::new(Code::Busy, format!("listen: another process holds a lock on {}", path.display())))
 }
 
-/// A path as it stands in a URL.
-fn encode(path: &str) -> String {
+/// A path or name as it stands in a URL.
+pub fn encode(path: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
     let mut text = String::with_capacity(path.len());
     for byte in path.bytes() {

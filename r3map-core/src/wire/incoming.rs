@@ -37,7 +37,6 @@ impl Incoming {
     }
 
     /// From here on frames of a migration are known: both sides have agreed to them.
-    #[allow(dead_code)] // Used once seeds are served.
     pub fn migrate(&mut self) {
         self.migrates = true;
     }
