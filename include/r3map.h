@@ -3,7 +3,7 @@
  *
  * A backend is where bytes live: a file, memory, an export of another r3map, functions of your own. A mount makes
  * it a region of this host, to be read and written at once, or seen as a path, a file or a slice of memory. A
- * server offers backends to others. In short:
+ * server offers backends to others. A seeder and a leecher move a region in use from one host to another. In short:
  *
  *     r3map_backend *backend; r3map_mount *mount; r3map_error *error; void *bytes; uint64_t size;
  *     if ((error = r3map_backend_open("r3map://127.0.0.1:7070/model", NULL, NULL, &backend))) die(error);
@@ -41,8 +41,8 @@
  *   cancel from another thread instead. What a slice does with SIGBUS and SIGSEGV stands at r3map_mount_slice.
  *
  * Fork
- *   In a child of fork, calls with the parent's backends, mounts and servers fail R3MAP_CLOSED, freeing them does
- *   nothing, and slices are not mapped. The child may open its own; after exec there is nothing left of them.
+ *   In a child of fork, calls with the parent's backends, mounts, servers, seeders and leechers fail R3MAP_CLOSED,
+ *   freeing them does nothing, and slices are not mapped. The child may open its own; after exec there is nothing left.
  *
  * Units
  *   Sizes, offsets and lengths are in bytes, times in milliseconds, text is UTF-8. URLs and options mean the same as
@@ -344,6 +344,18 @@ typedef enum {
   R3MAP_PULL_DEMAND = 1,
 } r3map_pull;
 
+// A way to see a region. What takes a view has the type `uint32_t`.
+typedef enum {
+  // None: the default of r3map_mount_options_set_prepare.
+  R3MAP_VIEW_NONE = 0,
+  // A path for other programs.
+  R3MAP_VIEW_PATH = 1,
+  // A descriptor.
+  R3MAP_VIEW_FILE = 2,
+  // Memory of this process.
+  R3MAP_VIEW_SLICE = 3,
+} r3map_view;
+
 // Options with which a mount is opened. Setters return nothing: the first value that cannot be taken is kept, and
 // r3map_mount_open reports it. Options may be used for any number of mounts, and freed after.
 typedef struct r3map_mount_options r3map_mount_options;
@@ -377,6 +389,15 @@ void r3map_mount_options_set_cache(r3map_mount_options *options,
 
 // Whether a cache is resumed though its backend has no identity to compare. False by default.
 void r3map_mount_options_set_cache_trust(r3map_mount_options *options, bool trust);
+
+// Of a leecher: the view that is attached before the region is here, one of r3map_view, so that attaching is no part of
+// the pause.
+void r3map_mount_options_set_prepare(r3map_mount_options *options,
+                                     uint32_t view);
+
+// Of a leecher: whether a local file is taken though something else is in it, which is lost then. False by default.
+void r3map_mount_options_set_overwrite(r3map_mount_options *options,
+                                       bool overwrite);
 
 // Unit of transfer in bytes: a power of two, 4 KiB to 32 MiB. The backend's by default.
 void r3map_mount_options_set_chunk_size(r3map_mount_options *options, uint64_t bytes);
@@ -457,6 +478,12 @@ typedef enum {
   R3MAP_MOUNT_PUSH_FAILED = 4,
   // The local cache has no room.
   R3MAP_MOUNT_CACHE_FULL = 5,
+  // Of a mount that was leeched: its source knows that every byte is here.
+  R3MAP_MOUNT_DRAINED = 6,
+  // Of a mount that was leeched: its source took the region back by force.
+  R3MAP_MOUNT_FENCED = 7,
+  // Of a mount that was leeched: its source gave up what is not here yet.
+  R3MAP_MOUNT_ABANDONED = 8,
 } r3map_mount_event;
 
 // A mounted region.
@@ -522,6 +549,10 @@ r3map_error *r3map_mount_slice(r3map_mount *mount,
                                void **bytes,
                                uint64_t *size);
 
+// Keeps the addresses of a slice that was handed out from being used for anything else, for as long as the process lives:
+// also after r3map_mount_free a touch of them is a SIGSEGV. For languages in which memory may outlive its mount.
+r3map_error *r3map_mount_reserve(r3map_mount *mount);
+
 // Makes a range resident, or fails with what prevents it.
 r3map_error *r3map_mount_pull(r3map_mount *mount, uint64_t offset, uint64_t length, r3map_cancel *cancel);
 
@@ -562,6 +593,12 @@ r3map_error *r3map_mount_sync(r3map_mount *mount, r3map_cancel *cancel);
 
 // Figures of this mount at this moment, to be freed.
 r3map_error *r3map_mount_stats(r3map_mount *mount, r3map_stats **stats);
+
+// What the app at the other side handed over with the region: of a mount that a leecher gave, else of no length. It
+// lives until the mount is freed.
+r3map_error *r3map_mount_payload(const r3map_mount *mount,
+                                 const void **payload,
+                                 size_t *length);
 
 // The mount as a backend, to be exported by a server or mounted once more.
 r3map_error *r3map_mount_backend(r3map_mount *mount, r3map_backend **backend);
@@ -647,6 +684,289 @@ r3map_error *r3map_server_close(r3map_server *server,
 
 // Frees the handle; a server that was not closed stops at once.
 void r3map_server_free(r3map_server *server);
+
+/*
+ * ---- Seed options -----------------------------------------------------------------------------------------
+ *
+ * They have the same names and meanings in every language and on the command line.
+ */
+
+// Options with which a region is seeded. Setters return nothing: the first value that cannot be taken is kept, and
+// what seeds reports it. Options may be used for any number of seeders, and freed after.
+typedef struct r3map_seed_options r3map_seed_options;
+
+// Options that are all at their defaults.
+r3map_seed_options *r3map_seed_options_new(void);
+
+// The name in the URL of a seeder that listens by itself: 1 to 255 bytes. "region" by default. Under a server the name
+// is given there.
+void r3map_seed_options_set_name(r3map_seed_options *options,
+                                 const char *name);
+
+// Milliseconds that the app may take to stop writing when it is asked to, before the leecher is refused; 0 is for
+// ever. 30000 by default.
+void r3map_seed_options_set_suspend_deadline(r3map_seed_options *options,
+                                             uint64_t deadline);
+
+// Whether the record of who has the region is kept in this process where it cannot be written beside the region.
+// False by default.
+void r3map_seed_options_set_cache_trust(r3map_seed_options *options,
+                                        bool trust);
+
+// Allows plain TCP on an address that is not loopback. False by default.
+void r3map_seed_options_set_insecure(r3map_seed_options *options, bool insecure);
+
+// Milliseconds that each operation, and a leecher's absence before the commit, may take; 0 is for ever. 30000 by
+// default.
+void r3map_seed_options_set_deadline(r3map_seed_options *options,
+                                     uint64_t deadline);
+
+// Frees options; seeders made with them are not touched.
+void r3map_seed_options_free(r3map_seed_options *options);
+
+/*
+ * ---- Seeder -----------------------------------------------------------------------------------------------
+ *
+ * The side that a region moves away from while it is in use. The app takes its events with r3map_seeder_next:
+ *
+ *     R3MAP_SEED_WAITING      nobody leeches
+ *     R3MAP_SEED_TRACKING     a leecher pulls; the app goes on writing
+ *     R3MAP_SEED_SUSPENDING   stop writing, then r3map_seeder_suspended, or r3map_seeder_refuse: the pause begins
+ *     R3MAP_SEED_RESUMED      nothing came of it: go on writing
+ *     R3MAP_SEED_COMMITTED    the other side has the region; here every access fails R3MAP_FENCED from now on
+ *     R3MAP_SEED_DRAINED      every byte is there: close
+ *
+ * Events are numbered and none is lost. The mount stays open beside its seeder, and is closed after it.
+ */
+
+// What a seeder's events say. What gives a state has the type `uint32_t`.
+typedef enum {
+  // No leecher is here.
+  R3MAP_SEED_WAITING = 1,
+  // A leecher pulls, and writes are tracked.
+  R3MAP_SEED_TRACKING = 2,
+  // The leecher asks for the region: stop writing and say so, or refuse.
+  R3MAP_SEED_SUSPENDING = 3,
+  // The hand-over was refused or cut before the commit: go on writing.
+  R3MAP_SEED_RESUMED = 4,
+  // The leecher has the region; this side is fenced, and still serves what the leecher lacks.
+  R3MAP_SEED_COMMITTED = 5,
+  // The leecher has every byte.
+  R3MAP_SEED_DRAINED = 6,
+  // Something failed that the seeder goes on from; the cause says what.
+  R3MAP_SEED_TROUBLE = 7,
+} r3map_seed_state;
+
+// A region that can be leeched. Freed without a close it ends at once: a leecher that still lacks bytes loses them.
+typedef struct r3map_seeder r3map_seeder;
+
+// Seeds a mount, listening at `host:port` (port 0: one is chosen) or `unix:/path`. The mount stays in use. Options may
+// be NULL.
+r3map_error *r3map_mount_seed(r3map_mount *mount,
+                              const char *listen,
+                              const r3map_seed_options *options,
+                              r3map_cancel *cancel,
+                              r3map_seeder **seeder);
+
+// Seeds a mount as one name of a server, wherever that listens and whatever sockets it is given. Options may be NULL;
+// their name is not looked at.
+r3map_error *r3map_server_seed(r3map_server *server,
+                               const char *name,
+                               r3map_mount *mount,
+                               const r3map_seed_options *options,
+                               r3map_seeder **seeder);
+
+// The URL by which a leecher finds it, `r3map://host:port/name`; "" of one under a server, whose address and name make
+// it. The string lives as long as the seeder.
+r3map_error *r3map_seeder_url(const r3map_seeder *seeder,
+                              const char **url);
+
+// The first event after the one whose sequence number is `after`, 0 for the first of all, waiting for it at most
+// `timeout` milliseconds; 0 waits for ever. `state` is one of r3map_seed_state. `cause` is an error that is yours to
+// free, or NULL where nothing caused it. After the last event of a closed seeder: R3MAP_CLOSED.
+r3map_error *r3map_seeder_next(r3map_seeder *seeder,
+                               uint64_t after,
+                               uint64_t timeout,
+                               r3map_cancel *cancel,
+                               uint64_t *sequence,
+                               uint32_t *state,
+                               r3map_error **cause);
+
+// The app has stopped writing, as the event of that sequence number asked. The `length` bytes of `payload`, at most
+// 16 MiB and NULL where there are none, go with the region. From now on calls on the mount fail R3MAP_SUSPENDED; what
+// comes of it is told by an event. An answer to an older event is R3MAP_STALE_EPOCH.
+r3map_error *r3map_seeder_suspended(r3map_seeder *seeder,
+                                    uint64_t sequence,
+                                    const void *payload,
+                                    size_t length);
+
+// The app does not stop now, though the event of that sequence number asked it to. The leecher is told `reason` and
+// goes on pulling. An answer to an older event is R3MAP_STALE_EPOCH.
+r3map_error *r3map_seeder_refuse(r3map_seeder *seeder,
+                                 uint64_t sequence,
+                                 const char *reason);
+
+// Waits until the leecher has every byte, for at most `timeout` milliseconds; 0 waits for ever.
+r3map_error *r3map_seeder_wait_drained(r3map_seeder *seeder, uint64_t timeout, r3map_cancel *cancel);
+
+// Gives up what the leecher still lacks after the commit: those bytes are lost.
+r3map_error *r3map_seeder_abandon(r3map_seeder *seeder);
+
+// Takes the region back by force from a leecher that is lost for good: what was written there is lost, and should it
+// come back it is fenced.
+r3map_error *r3map_seeder_reclaim(r3map_seeder *seeder);
+
+// Figures of this seeder at this moment, to be freed.
+r3map_error *r3map_seeder_stats(r3map_seeder *seeder, r3map_stats **stats);
+
+// Ends it; a leecher that pulls hears so. R3MAP_BUSY between the commit and R3MAP_SEED_DRAINED, when the leecher still
+// lacks bytes: wait, or give them up by r3map_seeder_abandon. The mount stays open, and the handle remains to be freed.
+r3map_error *r3map_seeder_close(r3map_seeder *seeder,
+                                r3map_cancel *cancel);
+
+// Frees the handle. One that was not closed ends at once.
+void r3map_seeder_free(r3map_seeder *seeder);
+
+/*
+ * ---- Group ------------------------------------------------------------------------------------------------
+ *
+ * Several mounts that move as one: all of them, or none. At the other side r3map_leecher_open_group names a place for
+ * each, in the order in which they were added.
+ */
+
+// Mounts that move as one.
+typedef struct r3map_group r3map_group;
+
+// A group without mounts.
+r3map_group *r3map_group_new(void);
+
+// Adds a mount, at most 256. The group keeps a reference of its own to it.
+r3map_error *r3map_group_add(r3map_group *group, r3map_mount *mount);
+
+// Seeds the group as r3map_mount_seed seeds one mount.
+r3map_error *r3map_group_seed(r3map_group *group,
+                              const char *listen,
+                              const r3map_seed_options *options,
+                              r3map_cancel *cancel,
+                              r3map_seeder **seeder);
+
+// Seeds the group as r3map_server_seed seeds one mount.
+r3map_error *r3map_server_seed_group(r3map_server *server,
+                                     const char *name,
+                                     r3map_group *group,
+                                     const r3map_seed_options *options,
+                                     r3map_seeder **seeder);
+
+// Frees the handle; what is seeded is not touched.
+void r3map_group_free(r3map_group *group);
+
+/*
+ * ---- Leecher ----------------------------------------------------------------------------------------------
+ *
+ * The side that a region moves to. It pulls while the app at the other side still writes; r3map_leecher_finalize then
+ * makes the region this side's, after a pause of about one round trip, and gives a mount, which may be seeded again.
+ * Bytes that are still there are pulled behind it, those that are touched first.
+ *
+ * The place for the region is `memory:` or `file:///path`, created at the seeder's size. Options are those of a mount,
+ * with r3map_mount_options_set_prepare and r3map_mount_options_set_overwrite besides.
+ */
+
+// How far a leecher is. What gives a state has the type `uint32_t`.
+typedef enum {
+  // No answer from the seeder yet, or none any more.
+  R3MAP_LEECH_CONNECTING = 1,
+  // It pulls.
+  R3MAP_LEECH_PULLING = 2,
+  // The app at the other side writes faster than this side pulls: wait, finalize all the same, or close.
+  R3MAP_LEECH_OUTPACED = 3,
+  // The region is asked for; the other side's word decides.
+  R3MAP_LEECH_FINALIZING = 4,
+  // The region is this side's; some of its bytes are still there.
+  R3MAP_LEECH_OWNER = 5,
+  // Every byte is here: the other side is not needed any more.
+  R3MAP_LEECH_COMPLETE = 6,
+  // It was closed, or the seeder ended, before the region moved.
+  R3MAP_LEECH_ENDED = 7,
+  // The other side took the region back by force.
+  R3MAP_LEECH_FENCED = 8,
+} r3map_leech_state;
+
+// A region, or a group of them, on its way here. Freed without a close it stops pulling; what it has of a file stays
+// for the next attempt.
+typedef struct r3map_leecher r3map_leecher;
+
+// Begins to pull the region that a seeder's URL names into `local`. A `local` that exists and is no earlier state of
+// this region is R3MAP_BUSY without the option `overwrite`. Options may be NULL.
+r3map_error *r3map_leecher_open(const char *url,
+                                const char *local,
+                                const r3map_mount_options *options,
+                                const r3map_backend_options *backend_options,
+                                r3map_cancel *cancel,
+                                r3map_leecher **leecher);
+
+// The same from the seeder of that name at the other end of a connected stream socket, TCP or UNIX, that nobody else
+// reads or writes. The descriptor is the library's from success on, and stays the caller's on failure. Such a leecher
+// cannot connect again.
+r3map_error *r3map_leecher_connect(int descriptor,
+                                   const char *name,
+                                   const char *local,
+                                   const r3map_mount_options *options,
+                                   const r3map_backend_options *backend_options,
+                                   r3map_cancel *cancel,
+                                   r3map_leecher **leecher);
+
+// Begins to pull a group of regions, the first into the first of `locals`, and so on; `count` of them, as many as the
+// group has. r3map_leecher_finalize_group makes them this side's, all at once.
+r3map_error *r3map_leecher_open_group(const char *url,
+                                      const char *const *locals,
+                                      size_t count,
+                                      const r3map_mount_options *options,
+                                      const r3map_backend_options *backend_options,
+                                      r3map_cancel *cancel,
+                                      r3map_leecher **leecher);
+
+// Waits until a share of the region, from 0 to 1, is here, for at most `timeout` milliseconds; 0 waits for ever. What
+// the app at the other side writes meanwhile is not here again.
+r3map_error *r3map_leecher_wait_local(r3map_leecher *leecher,
+                                      double share,
+                                      uint64_t timeout,
+                                      r3map_cancel *cancel);
+
+// Asks for the region and gives its mount once it is this side's. It may be called again after a timeout or a cancel:
+// r3map_leecher_state says what came of it. A refusal of the app at the other side is R3MAP_BUSY with its reason, and
+// the pull goes on.
+r3map_error *r3map_leecher_finalize(r3map_leecher *leecher,
+                                    r3map_cancel *cancel,
+                                    r3map_mount **mount);
+
+// Waits for a share of the region to be here ("95%"), or for the pause to be expected short enough ("pause<20ms"), for
+// at most `timeout` milliseconds (0: for ever), then finalizes.
+r3map_error *r3map_leecher_finalize_when(r3map_leecher *leecher,
+                                         const char *when,
+                                         uint64_t timeout,
+                                         r3map_cancel *cancel,
+                                         r3map_mount **mount);
+
+// Finalizes a group. `mounts` has room for `count` of them, which is as many as places were named when it was opened,
+// in the same order.
+r3map_error *r3map_leecher_finalize_group(r3map_leecher *leecher,
+                                          size_t count,
+                                          r3map_cancel *cancel,
+                                          r3map_mount **mounts);
+
+// How far it is, one of r3map_leech_state.
+r3map_error *r3map_leecher_state(const r3map_leecher *leecher, uint32_t *state);
+
+// Figures of this leecher at this moment, to be freed.
+r3map_error *r3map_leecher_stats(r3map_leecher *leecher, r3map_stats **stats);
+
+// Ends the pull of a region that did not move; what a file has of it stays for the next attempt. After finalize it does
+// nothing to the mount. The handle remains to be freed.
+r3map_error *r3map_leecher_close(r3map_leecher *leecher,
+                                 r3map_cancel *cancel);
+
+// Frees the handle. Mounts that it gave are not touched.
+void r3map_leecher_free(r3map_leecher *leecher);
 
 /*
  * ---- Log --------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 use std::thread;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use r3map_chaos::{Conditions, Network};
 
 use crate::time;
 
@@ -51,6 +52,18 @@ pub fn pull_tcp(size: u64) -> f64 {
         stream.set_nodelay(true).unwrap();
         receive(stream, size, &store);
     });
+    server.join().unwrap();
+    seconds
+}
+
+/// The same through a network of these conditions.
+pub fn pull_through(size: u64, conditions: &Conditions) -> f64 {
+    LazyLock::force(&SOURCE);
+    let store = memory_file(size);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let network = Network::to(&listener.local_addr().unwrap().to_string(), conditions.clone()).unwrap();
+    let server = thread::spawn(move || send(listener.accept().unwrap().0, size));
+    let seconds = time(|| receive(TcpStream::connect(network.address()).unwrap(), size, &store));
     server.join().unwrap();
     seconds
 }

@@ -11,6 +11,7 @@ mod fault;
 mod floor;
 mod fuse;
 mod handle;
+mod migrate;
 mod nbd;
 mod slice;
 mod state;
@@ -60,6 +61,13 @@ const FIGURES: &[Figure] = &[
     Figure { name: "fuse: path, sequential / file directly", goal: Goal::AtLeast(0.2), measure: fuse::direct },
     Figure { name: "fuse: path, sequential / fuser pass-through", goal: Goal::AtLeast(1.0), measure: fuse::peer },
     Figure { name: "nbd: O_DIRECT / nbdkit memory", goal: Goal::AtLeast(1.0), measure: nbd::direct },
+    Figure { name: "migrate: pause at 0 ms, ms", goal: Goal::AtMost(5.0), measure: migrate::pause_near },
+    Figure { name: "migrate: pause at 30 ms beyond it, ms", goal: Goal::AtMost(10.0), measure: migrate::pause_far },
+    Figure { name: "migrate: pause by rate of writes", goal: Goal::AtMost(1.5), measure: migrate::pause_by_rate },
+    Figure { name: "migrate: pause on nbd, ms", goal: Goal::AtMost(15.0), measure: migrate::pause_nbd },
+    Figure { name: "migrate: bytes sent / region", goal: Goal::AtMost(1.3), measure: migrate::sent },
+    Figure { name: "migrate: total time / bare copy", goal: Goal::AtMost(1.5), measure: migrate::total },
+    Figure { name: "migrate: writer slowed down, percent", goal: Goal::AtMost(20.0), measure: migrate::slow_down },
     Figure { name: "state: KiB a GiB", goal: Goal::AtMost(160.0), measure: state::size },
     Figure { name: "open: 1 TiB / 1 GiB", goal: Goal::AtMost(1.2), measure: state::open },
 ];

@@ -14,9 +14,12 @@ mod doctor;
 mod flags;
 mod info;
 mod interrupts;
+mod leech;
 mod log;
 mod mount;
+mod place;
 mod progress;
+mod seed;
 mod serve;
 mod watch;
 
@@ -36,7 +39,7 @@ URLs:
   file:///PATH[?size=1GiB]       a file or block device of this host
   dir:///PATH[?chunk=64KiB&size=1GiB]
                                  a directory of chunks, one file each
-  r3map://HOST:PORT/NAME         an export of `r3map serve`
+  r3map://HOST:PORT/NAME         an export of `r3map serve`, or what `r3map seed` printed
   r3map+unix:///SOCKET?name=NAME the same over a UNIX socket
 
 Sizes are bytes or a number with KiB MiB GiB TiB, times seconds or a number with ms s m h.
@@ -48,6 +51,8 @@ Exit status: 0 done, 1 failed or a value refused, 2 an unknown command or flag."
 enum Verb {
     Serve(serve::Serve),
     Mount(mount::Mount),
+    Seed(seed::Seed),
+    Leech(leech::Leech),
     Copy(copy::Copy),
     Info(info::Info),
     Doctor(doctor::Doctor),
@@ -65,6 +70,8 @@ fn main() -> ExitCode {
     let outcome = log::reported(&progress, || match cli.verb {
         Verb::Serve(verb) => verb.run(&progress).map(|()| ExitCode::SUCCESS),
         Verb::Mount(verb) => verb.run(&progress),
+        Verb::Seed(verb) => verb.run(&progress).map(|()| ExitCode::SUCCESS),
+        Verb::Leech(verb) => verb.run(&progress),
         Verb::Copy(verb) => verb.run(&progress).map(|()| ExitCode::SUCCESS),
         Verb::Info(verb) => verb.run(&progress).map(|()| ExitCode::SUCCESS),
         Verb::Doctor(verb) => verb.run(&progress).map(|()| ExitCode::SUCCESS),

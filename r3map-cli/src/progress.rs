@@ -83,12 +83,24 @@ impl Progress {
 
     /// Runs `work` and meanwhile reports how many of `total` bytes are `done`.
     pub fn during<T>(&self, what: &str, total: u64, done: &(dyn Fn() -> u64 + Sync), work: impl FnOnce() -> T) -> T {
+        let glance = || Some(Glance { done: done(), fields: json!({}), text: String::new() });
+        self.watch(what, total, &glance, work)
+    }
+
+    /// The same with more to say than one figure; nothing is said while there is no glance.
+    pub fn watch<T>(
+        &self,
+        what: &str,
+        total: u64,
+        glance: &(dyn Fn() -> Option<Glance> + Sync),
+        work: impl FnOnce() -> T,
+    ) -> T {
         if self.quiet {
             return work();
         }
         thread::scope(|scope| {
             let (working, ended) = mpsc::channel::<()>();
-            scope.spawn(move || self.draw(what, total, done, &|pause| ended.recv_timeout(pause)));
+            scope.spawn(move || self.draw(what, total, glance, &|pause| ended.recv_timeout(pause)));
             let value = work();
             drop(working);
             value
@@ -99,37 +111,54 @@ impl Progress {
         &self,
         what: &str,
         total: u64,
-        done: &(dyn Fn() -> u64 + Sync),
+        glance: &(dyn Fn() -> Option<Glance> + Sync),
         wait: &dyn Fn(Duration) -> Result<(), RecvTimeoutError>,
     ) {
+        // What it tells by itself is told at once.
+        glance();
         let started = Instant::now();
         let under_way = |pause| matches!(wait(pause), Err(RecvTimeoutError::Timeout));
         if self.json {
             while under_way(Duration::from_secs(1)) {
-                let seconds = started.elapsed().as_secs_f64();
-                let fields = json!({"what": what, "done": done(), "total": total, "seconds": seconds});
+                let Some(Glance { done, mut fields, .. }) = glance() else { continue };
+                for (name, value) in [("what", json!(what)), ("done", json!(done)), ("total", json!(total))] {
+                    fields[name] = value;
+                }
+                fields["seconds"] = json!(started.elapsed().as_secs_f64());
                 self.note("progress", fields, "");
             }
         } else if self.terminal {
             let bar = self.bars.add(ProgressBar::new(total).with_prefix(what.to_owned()));
-            let template = "{prefix} {wide_bar} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left";
+            let template = "{prefix} {wide_bar} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left{msg}";
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style);
             }
             while under_way(Duration::from_millis(100)) {
-                bar.set_position(done());
+                let Some(Glance { done, text, .. }) = glance() else { continue };
+                bar.set_message(text);
+                bar.set_position(done);
             }
             bar.finish_and_clear();
         } else {
             while under_way(Duration::from_secs(3)) {
-                let (bytes, rate) = (done(), done() as f64 / started.elapsed().as_secs_f64());
-                let percent = bytes * 100 / total.max(1);
-                let (bytes, total) = (HumanBytes(bytes), HumanBytes(total));
-                let rate = HumanBytes(rate as u64);
-                say(format_args!("r3map: {what}: {bytes} of {total} ({percent} %), {rate}/s"));
+                let Some(Glance { done, text, .. }) = glance() else { continue };
+                let rate = HumanBytes((done as f64 / started.elapsed().as_secs_f64()) as u64);
+                let percent = done * 100 / total.max(1);
+                let (done, total) = (HumanBytes(done), HumanBytes(total));
+                say(format_args!("r3map: {what}: {done} of {total} ({percent} %), {rate}/s{text}"));
             }
         }
     }
+}
+
+/// What is said of work under way.
+pub struct Glance {
+    /// How many bytes are done.
+    pub done: u64,
+    /// Further figures, for programs.
+    pub fields: Value,
+    /// The same for people, each after a comma: ", 3 MiB/s dirtied".
+    pub text: String,
 }
 
 /// Writes a line on standard error. That nobody reads it any more is no reason to leave a mount unsynced.

@@ -44,6 +44,9 @@ fn report_events(mount: &Mount, progress: &Progress) {
             event::Kind::Recovered => "the remote is back",
             event::Kind::PushFailed => "a push failed and will be tried again",
             event::Kind::CacheFull => "the local cache has no room",
+            event::Kind::Drained => "the other side knows that every byte is here",
+            event::Kind::Fenced => "the other side took the region back by force",
+            event::Kind::Abandoned => "the other side gave up what is not here yet",
         };
         let text = cause.map_or(what.to_owned(), |cause| format!("{what}: {cause}"));
         progress.note(event.kind.name(), json!({"cause": cause}), &text);

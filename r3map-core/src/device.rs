@@ -128,6 +128,9 @@ pub trait Device: Send + Sync {
         Err(cannot_give(self.kind(), View::Slice))
     }
 
+    /// Keeps the addresses of a slice that was handed out from being used for anything else, also after the device is gone.
+    fn reserve(&self) {}
+
     /// Reads as its other views see it. The range lies inside the region.
     fn read_at(&self, buffer: &mut [u8], offset: u64, limit: &Limit) -> Result<()>;
 

@@ -20,6 +20,12 @@ pub enum Kind {
     PushFailed = 4,
     /// The local cache has no room.
     CacheFull = 5,
+    /// Of a mount that was leeched: its source knows that every byte is here.
+    Drained = 6,
+    /// Of a mount that was leeched: its source took the region back by force, and nothing here is of it any more.
+    Fenced = 7,
+    /// Of a mount that was leeched: its source gave up what is not here yet, which is lost.
+    Abandoned = 8,
 }
 
 impl Kind {
@@ -31,6 +37,9 @@ impl Kind {
             Kind::Recovered => "recovered",
             Kind::PushFailed => "push_failed",
             Kind::CacheFull => "cache_full",
+            Kind::Drained => "drained",
+            Kind::Fenced => "fenced",
+            Kind::Abandoned => "abandoned",
         }
     }
 }

@@ -8,6 +8,7 @@
 compile_error!("r3map runs on 64-bit Linux");
 
 pub mod backend;
+mod boot;
 pub mod buffer;
 pub mod cancel;
 pub mod copy;
@@ -36,6 +37,7 @@ pub use backend::{Backend, BackendOptions, Info};
 pub use cancel::Cancel;
 pub use copy::Copy;
 pub use error::{Code, Error, Result};
+pub use migration::leecher::{LeechState, Leecher};
 pub use migration::seeder::{Group, SeedEvent, SeedOptions, SeedState, Seeder};
 pub use mount::{Mount, Slice};
 pub use options::{DeviceChoice, Mode, MountOptions, Pull};

@@ -80,6 +80,17 @@ impl Words {
         let map = map.map_err(|error| Error::io(format!("map {bytes} bytes of page states"), error))?;
         Ok(Words { map: Some(map.into()), length })
     }
+
+    /// A table of that many words that is a file's bytes from `offset`, a whole page, on; the file is that long.
+    pub fn of_file(file: &File, offset: u64, length: usize) -> Result<Words> {
+        if length == 0 {
+            return Ok(Words { map: None, length });
+        }
+        let bytes = length * size_of::<AtomicU64>();
+        let map = MmapOptions::new().offset(offset).len(bytes).map_raw(file);
+        let map = map.map_err(|error| Error::io(format!("map {bytes} bytes of a table"), error))?;
+        Ok(Words { map: Some(map), length })
+    }
 }
 
 /// As a set of bits, 64 a word.
@@ -104,8 +115,7 @@ impl std::ops::Deref for Words {
     fn deref(&self) -> &[AtomicU64] {
         match &self.map {
             None => &[],
-            // SAFETY: the mapping is page-aligned, `length` words long, zero at first (a valid AtomicU64),
-            // lives as long as `self`, and nothing reaches it but through this slice.
+            // SAFETY: the mapping is page-aligned, `length` words long (any bits are a valid AtomicU64), lives as long as `self`, and nothing reaches it but through this slice.
             Some(map) => unsafe { std::slice::from_raw_parts(map.as_ptr().cast(), self.length) },
         }
     }

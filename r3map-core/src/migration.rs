@@ -14,6 +14,7 @@ use crate::wire::Identity;
 pub mod destination;
 mod fields;
 pub mod home;
+pub mod leecher;
 pub mod message;
 pub mod record;
 pub mod runs;

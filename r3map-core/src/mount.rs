@@ -17,6 +17,7 @@ use crate::gate::Gate;
 use crate::migration::home::Home;
 use crate::mount::cache::CacheFile;
 use crate::mount::direct::Direct;
+use crate::mount::leeched::Leeched;
 use crate::mount::managed::Managed;
 use crate::mount::seeding::Seeding;
 use crate::options::{DeviceChoice, Mode, MountOptions, Pull};
@@ -26,6 +27,7 @@ use crate::thread::Process;
 
 mod cache;
 pub mod direct;
+mod leeched;
 mod looks;
 pub mod managed;
 mod puller;
@@ -35,6 +37,7 @@ mod slice;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use leeched::WeakMount;
 pub use slice::Slice;
 
 /// A mounted region. Clones are the same mount; every method may be called from any thread.
@@ -70,6 +73,8 @@ struct Inner {
     /// What the device showed, once it was taken away with the region.
     fenced: OnceCell<Arc<dyn Backend>>,
     seeding: Seeding,
+    /// Of a region that was moved here, or is to be.
+    leeched: Option<Leeched>,
 }
 
 impl Mount {
@@ -85,6 +90,9 @@ impl Mount {
 
     fn over(backend: Arc<dyn Backend>, options: MountOptions, owns_backend: bool) -> Result<Mount> {
         options.check()?;
+        if options.prepare.is_some() || options.overwrite {
+            return Err(Error::new(Code::InvalidArgument, "prepare and overwrite are for a leecher"));
+        }
         let info = backend.info().clone();
         let is_managed = match options.mode {
             Mode::Auto => info.managed_by_default || options.cache.is_some(),
@@ -159,6 +167,7 @@ impl Mount {
                 device: OnceCell::new(),
                 fenced: OnceCell::new(),
                 seeding: Seeding::default(),
+                leeched: None,
             }),
             cancel: None,
         })
@@ -261,7 +270,7 @@ impl Mount {
         let inner = self.enter()?;
         let _inside = inner.gate.enter()?;
         inner.info.check(offset, length)?;
-        Ok(match inner.kept() {
+        Ok(match inner.coming() {
             Some(kept) => kept.missing(offset, length),
             None if inner.info.local || length == 0 => Vec::new(),
             None => std::iter::once(offset..offset + length).collect(),
@@ -275,7 +284,7 @@ impl Mount {
         // Not kept inside: this may take for ever, and the mount may be closed meanwhile.
         drop(inner.gate.enter()?);
         let limit = Limit::within(timeout).with_cancel(self.cancel.clone());
-        match inner.kept() {
+        match inner.coming() {
             Some(kept) => kept.wait_local(share, &limit),
             None => inner.check_resident("wait_local"),
         }
@@ -306,6 +315,15 @@ impl Mount {
         Ok(Slice::new(start, length, self.is_read_only(), device.clone()))
     }
 
+    /// Keeps the addresses of a slice that was handed out from being used for anything else, also after this mount is gone:
+    /// a touch of them stays a SIGSEGV. For those who give the memory to what may outlive the mount.
+    pub fn reserve(&self) -> Result<()> {
+        if let Some(device) = self.enter()?.device.get() {
+            device.reserve();
+        }
+        Ok(())
+    }
+
     /// Figures of this mount.
     pub fn stats(&self) -> Result<Stats> {
         let inner = self.enter()?;
@@ -315,6 +333,9 @@ impl Mount {
         inner.counters.put_into(&mut stats);
         if let Some(kept) = inner.kept() {
             kept.put_into(&mut stats);
+        }
+        if let Some(leeched) = &inner.leeched {
+            leeched.tie.put_into(&mut stats);
         }
         Ok(stats)
     }
@@ -326,6 +347,7 @@ impl Mount {
         let limit = self.limit();
         inner.check_unseeded("close")?;
         let is_fenced = inner.gate.refuses(Code::Fenced);
+        inner.check_leave(&limit)?;
         inner.gate.shut(Code::Closed, &limit, "close")?;
         // What another host owns now is not to be written any more.
         let synced = if inner.info.read_only || is_fenced { Ok(()) } else { self.sync_inside(&limit) };
@@ -398,6 +420,9 @@ impl Inner {
             kept.stop();
         }
         self.cache.iter().for_each(CacheFile::remove);
+        if let Some(leeched) = &self.leeched {
+            leeched.tie.leave();
+        }
         self.backend.release();
         if self.owns_backend { self.backend.close() } else { Ok(()) }
     }
@@ -413,6 +438,11 @@ impl Inner {
     fn kept(&self) -> Option<&Arc<Managed>> {
         let is_sliced = self.device.get().is_some_and(|device| device.kind() == Kind::Userfaultfd);
         self.sliced.get().filter(|_| is_sliced).or(self.managed.as_ref())
+    }
+
+    /// The pages that come here from elsewhere: of a region that moves here its own, whatever a slice of it keeps.
+    fn coming(&self) -> Option<&Arc<Managed>> {
+        self.managed.as_ref().filter(|_| self.leeched.is_some()).or_else(|| self.kept())
     }
 
     fn check_resident(&self, what: &str) -> Result<()> {
@@ -493,7 +523,9 @@ impl Inner {
     /// its own over what the mount has.
     fn pages_of_slice(&self) -> Result<&Arc<Managed>> {
         if let (Some(managed), None) = (&self.managed, &self.options.cache) {
-            return Ok(managed);
+            if managed.can_be_mapped() {
+                return Ok(managed);
+            }
         }
         let make = || {
             let quiet = MountOptions {
@@ -531,6 +563,9 @@ impl Drop for Inner {
         }
         if let Err(error) = self.detach() {
             tracing::warn!(%error, "a mount was dropped and its device did not detach cleanly");
+        }
+        if let Some(leeched) = &self.leeched {
+            leeched.tie.leave();
         }
         self.backend.release();
     }

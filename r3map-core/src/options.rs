@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::device::View;
 use crate::error::{Code, Error, Result};
 use crate::url::{nearest, parse_size};
 
@@ -74,6 +75,10 @@ pub struct MountOptions {
     pub cache: Option<String>,
     /// Resume a cache without an identity to compare.
     pub cache_trust: bool,
+    /// Of a leecher: the view that is attached before the region is here, so that attaching is no part of the pause.
+    pub prepare: Option<View>,
+    /// Of a leecher: take a local file though something else is in it, which is lost.
+    pub overwrite: bool,
     /// Unit of transfer in bytes: a power of two, 4 KiB to 32 MiB; the backend's by default.
     pub chunk_size: Option<u32>,
     /// When pages are pulled.
@@ -102,6 +107,8 @@ impl Default for MountOptions {
             read_only: false,
             cache: None,
             cache_trust: false,
+            prepare: None,
+            overwrite: false,
             chunk_size: None,
             pull: Pull::default(),
             pull_ranges: Vec::new(),
@@ -176,6 +183,13 @@ impl FromStr for Pull {
     type Err = Error;
     fn from_str(value: &str) -> Result<Pull> {
         word(value, &[("background", Pull::Background), ("demand", Pull::Demand)])
+    }
+}
+
+impl FromStr for View {
+    type Err = Error;
+    fn from_str(value: &str) -> Result<View> {
+        word(value, &[("path", View::Path), ("file", View::File), ("slice", View::Slice)])
     }
 }
 
@@ -267,6 +281,9 @@ impl MountOptions {
         "deadline",
     ];
 
+    /// The names of those besides that only a leecher takes.
+    pub const OF_A_LEECHER: &'static [&'static str] = &["prepare", "overwrite"];
+
     /// Sets an option by its name from text: how the command and the bindings do it.
     pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
         let chunk = |size: u64| {
@@ -281,6 +298,8 @@ impl MountOptions {
                 Ok(())
             }
             "cache_trust" => parse_bool(value).map(|value| self.cache_trust = value),
+            "prepare" => value.parse().map(|value| self.prepare = Some(value)),
+            "overwrite" => parse_bool(value).map(|value| self.overwrite = value),
             "chunk_size" => parse_size(value).and_then(chunk).map(|value| self.chunk_size = Some(value)),
             "pull" => value.parse().map(|value| self.pull = value),
             "pull_range" => value.parse().map(|value| self.pull_ranges.push(value)),
@@ -326,6 +345,8 @@ mod tests {
             ("read_only", "true"),
             ("cache", "file:///x"),
             ("cache_trust", "yes"),
+            ("prepare", "slice"),
+            ("overwrite", "true"),
             ("chunk_size", "64KiB"),
             ("pull", "demand"),
             ("pull_range", "1MiB,4KiB,3"),

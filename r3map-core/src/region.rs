@@ -25,11 +25,13 @@ use crate::sync::atomic::{AtomicU64, Ordering, fence};
 use crate::sync::{Mutex, RwLock, pause, point};
 
 pub mod fetch;
+pub mod own;
 pub mod push;
 #[cfg(all(test, not(feature = "shuttle")))]
 mod tests;
 
 pub use fetch::{Ahead, Waiting, Want};
+pub use own::Ledger;
 
 /// The most pages one request moves: 32 MiB, as long as a request may be.
 const LONGEST_FETCH: u64 = (32 << 20) / PAGE;
@@ -42,6 +44,12 @@ pub trait Window: Send + Sync {
     /// Tells of every run of pages written through the mapping since it was last asked, and re-arms them
     /// first, so that a write after that is told the next time. Only looks at these pages.
     fn collect(&self, pages: Range<u64>, written: &mut dyn FnMut(Range<u64>)) -> Result<()>;
+
+    /// Closes pages, so that the next touch of each is a fault again.
+    fn forget(&self, pages: Range<u64>) -> Result<()>;
+
+    /// Whether pages that were stored without it are found when they are touched, and are faults until then.
+    fn finds_stored(&self) -> bool;
 }
 
 /// A region together with who decides what to fetch and push when: what a device serves that maps its pages.
@@ -68,10 +76,14 @@ pub struct Region {
     states: PageStates,
     fetches: Mutex<Fetches>,
     window: RwLock<Option<Arc<dyn Window>>>,
+    /// A window that nobody looks through yet.
+    closed_window: Mutex<Option<Arc<dyn Window>>>,
     /// Bytes of bulk fetches under way.
     bulk: AtomicU64,
     pushes: Pushes,
     marks: Marks,
+    /// Who is told what is here, where the store is a place of the region's own.
+    ledger: Option<Arc<dyn Ledger>>,
     /// What moved and why.
     pub(crate) figures: Figures,
 }
@@ -97,11 +109,28 @@ const TRIM: Change = Change::of(&[
 /// What those begin with.
 const FREE: Set = Set::of(&[State::Absent, State::Fetching, State::Clean, State::Dirty, State::Quiet]);
 const TRIMMED: Change = Change::of(&[(State::Filling, State::ZeroDirty)]);
+const UNTRIMMED: Change = Change::of(&[(State::Filling, State::Absent)]);
+/// Where old bytes may lie behind a page that is not here, they go before it counts as zero.
+const TRIM_OWN: Change = Change::of(&[
+    (State::Absent, State::Filling),
+    (State::Fetching, State::Filling),
+    (State::Clean, State::Filling),
+    (State::Dirty, State::Filling),
+]);
 
 impl Region {
     /// A region over `backend` of which nothing is here yet, to be kept in `store`, a file of holes, and fetched
     /// in chunks of `chunk_size` bytes if given, else of the backend's.
     pub fn new(backend: Arc<dyn Backend>, store: File, chunk_size: Option<u32>) -> Result<Region> {
+        Region::with(backend, store, chunk_size, None)
+    }
+
+    fn with(
+        backend: Arc<dyn Backend>,
+        store: File,
+        chunk_size: Option<u32>,
+        ledger: Option<Arc<dyn Ledger>>,
+    ) -> Result<Region> {
         let info = backend.info().clone();
         let info = Info { chunk_size: chunk_size.unwrap_or(info.chunk_size), ..info };
         if u64::from(info.alignment) > PAGE {
@@ -119,9 +148,11 @@ impl Region {
             states,
             fetches: Mutex::default(),
             window: RwLock::default(),
+            closed_window: Mutex::default(),
             bulk: AtomicU64::new(0),
             pushes: Pushes::default(),
             marks: Marks::default(),
+            ledger,
             figures: Figures::default(),
         })
     }
@@ -154,6 +185,22 @@ impl Region {
     /// From now on pages are installed through this mapping, or through none.
     pub fn set_window(&self, window: Option<Arc<dyn Window>>) {
         *self.window.write().unwrap_or_else(|e| e.into_inner()) = window;
+    }
+
+    /// Stores pages without the mapping, which nobody touches, until [`open_window`](Region::open_window): what was
+    /// never mapped need not be closed when it turns out to be old.
+    pub fn close_window(&self) {
+        let mut window = self.window.write().unwrap_or_else(|e| e.into_inner());
+        if let Some(closed) = window.take_if(|window| window.finds_stored()) {
+            *self.closed_window.lock().unwrap_or_else(|e| e.into_inner()) = Some(closed);
+        }
+    }
+
+    /// The mapping may be touched from now on.
+    pub fn open_window(&self) {
+        if let Some(closed) = self.closed_window.lock().unwrap_or_else(|e| e.into_inner()).take() {
+            self.set_window(Some(closed));
+        }
     }
 
     fn window(&self) -> Option<Arc<dyn Window>> {
@@ -316,6 +363,9 @@ impl Region {
             self.lose(page..page + 1);
         }
         let filled = self.fill(&content, bytes.start);
+        if filled.is_ok() {
+            self.is_here(page..page + 1);
+        }
         self.marks.mark(page..page + 1);
         self.states.step(page, State::Filling, if filled.is_ok() { after } else { state_after_failure(state) });
         self.figures.landed.signal();
@@ -407,7 +457,8 @@ impl Region {
         let mut reached = run.start;
         let mut outcome = Ok(());
         let mut took = Vec::new();
-        self.states.change(run, &TRIM, |run, from, to| took.push((run, from, to)));
+        let trim = if self.ledger.is_some() { &TRIM_OWN } else { &TRIM };
+        self.states.change(run, trim, |run, from, to| took.push((run, from, to)));
         for (run, from, to) in took {
             if from == State::Fetching {
                 self.lose(run.clone());
@@ -417,8 +468,16 @@ impl Region {
             }
             if to == State::Filling {
                 let punched = self.punch_store(&run);
-                // What failed leaves the old bytes, newer than remote.
-                self.states.change(run, if punched.is_ok() { &TRIMMED } else { &FILLED_DIRTY }, |_, _, _| {});
+                let after = match punched {
+                    Ok(()) => &TRIMMED,
+                    Err(_) if Set::MISSING.has(from) => &UNTRIMMED,
+                    // The old bytes, newer than remote.
+                    Err(_) => &FILLED_DIRTY,
+                };
+                if punched.is_ok() {
+                    self.is_here(run.clone());
+                }
+                self.states.change(run, after, |_, _, _| {});
                 outcome = outcome.and(punched);
             }
         }
@@ -434,7 +493,12 @@ impl Region {
 
     fn punch_store(&self, pages: &Range<u64>) -> Result<()> {
         point();
-        let punched = punch(&self.store, pages.start * PAGE, (pages.end - pages.start) * PAGE);
+        let bytes = self.bytes_of(pages);
+        let punched = match punch(&self.store, pages.start * PAGE, (pages.end - pages.start) * PAGE) {
+            // A filesystem without holes: zeros it is.
+            Err(_) if self.ledger.is_some() => self.write_zeros(bytes),
+            punched => punched,
+        };
         fence(Ordering::SeqCst);
         point();
         punched

@@ -1,7 +1,7 @@
 //! Figures that a mount keeps of itself.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use crate::cancel::Signal;
 use crate::error::Error;
@@ -83,7 +83,7 @@ pub(crate) struct Figures {
     pub faults: Counter,
     failures: Mutex<(u64, Option<Error>)>,
     /// Signalled whenever a fetch has landed or pages have become local by other means.
-    pub landed: Signal,
+    pub landed: Arc<Signal>,
 }
 
 impl Figures {

@@ -2,7 +2,7 @@
 //!
 //! A backend is where bytes live: a file, memory, an export of another r3map, functions of your own. A mount makes
 //! it a region of this host, to be read and written at once, or seen as a path, a file or a slice of memory. A
-//! server offers backends to others. In short:
+//! server offers backends to others. A seeder and a leecher move a region in use from one host to another. In short:
 //!
 //!     r3map_backend *backend; r3map_mount *mount; r3map_error *error; void *bytes; uint64_t size;
 //!     if ((error = r3map_backend_open("r3map://127.0.0.1:7070/model", NULL, NULL, &backend))) die(error);
@@ -40,8 +40,8 @@
 //!   cancel from another thread instead. What a slice does with SIGBUS and SIGSEGV stands at r3map_mount_slice.
 //!
 //! Fork
-//!   In a child of fork, calls with the parent's backends, mounts and servers fail R3MAP_CLOSED, freeing them does
-//!   nothing, and slices are not mapped. The child may open its own; after exec there is nothing left of them.
+//!   In a child of fork, calls with the parent's backends, mounts, servers, seeders and leechers fail R3MAP_CLOSED,
+//!   freeing them does nothing, and slices are not mapped. The child may open its own; after exec there is nothing left.
 //!
 //! Units
 //!   Sizes, offsets and lengths are in bytes, times in milliseconds, text is UTF-8. URLs and options mean the same as
@@ -57,10 +57,13 @@
 pub mod backend;
 pub mod cancel;
 pub mod error;
+pub mod group;
 mod handle;
+pub mod leecher;
 pub mod log;
 pub mod mount;
 mod options;
+pub mod seeder;
 pub mod server;
 pub mod stats;
 pub mod version;

@@ -63,13 +63,25 @@ pub enum r3map_mount_event {
     R3MAP_MOUNT_PUSH_FAILED = 4,
     /// The local cache has no room.
     R3MAP_MOUNT_CACHE_FULL = 5,
+    /// Of a mount that was leeched: its source knows that every byte is here.
+    R3MAP_MOUNT_DRAINED = 6,
+    /// Of a mount that was leeched: its source took the region back by force.
+    R3MAP_MOUNT_FENCED = 7,
+    /// Of a mount that was leeched: its source gave up what is not here yet.
+    R3MAP_MOUNT_ABANDONED = 8,
+}
+
+impl From<Mount> for r3map_mount {
+    fn from(mount: Mount) -> r3map_mount {
+        r3map_mount { mount, path: OnceLock::new() }
+    }
 }
 
 /// The core's mount of a handle, whose calls end when `cancel` is triggered.
 ///
 /// # Safety
 /// As for [`get`].
-unsafe fn mount_of(mount: *const r3map_mount, cancel: *const r3map_cancel) -> Result<Mount> {
+pub(crate) unsafe fn mount_of(mount: *const r3map_mount, cancel: *const r3map_cancel) -> Result<Mount> {
     // SAFETY: the caller's promise.
     let (handle, cancel) = unsafe { (get(mount)?, cancel_of(cancel)?) };
     match cancel {
@@ -95,7 +107,7 @@ pub unsafe extern "C" fn r3map_mount_open(
         let backend = backend.clone();
         let mount = cancellable(cancel.as_ref(), "open a mount", move || Mount::open(backend, options))?;
         // SAFETY: the caller's promise: not NULL, so valid for a write.
-        unsafe { put(place, r3map_mount { mount, path: OnceLock::new() }) };
+        unsafe { put(place, r3map_mount::from(mount)) };
         Ok(())
     })
 }
@@ -247,6 +259,16 @@ pub unsafe extern "C" fn r3map_mount_slice(
     })
 }
 
+/// Keeps the addresses of a slice that was handed out from being used for anything else, for as long as the process lives:
+/// also after r3map_mount_free a touch of them is a SIGSEGV. For languages in which memory may outlive its mount.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn r3map_mount_reserve(mount: *mut r3map_mount) -> *mut r3map_error {
+    call("r3map_mount_reserve", || {
+        // SAFETY: the caller's promise: a mount, or NULL.
+        unsafe { get(mount.cast_const()) }?.mount.reserve()
+    })
+}
+
 /// Makes a range resident, or fails with what prevents it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn r3map_mount_pull(
@@ -375,6 +397,28 @@ pub unsafe extern "C" fn r3map_mount_stats(mount: *mut r3map_mount, stats: *mut 
     })
 }
 
+/// What the app at the other side handed over with the region: of a mount that a leecher gave, else of no length. It
+/// lives until the mount is freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn r3map_mount_payload(
+    mount: *const r3map_mount,
+    payload: *mut *const c_void,
+    length: *mut usize,
+) -> *mut r3map_error {
+    call("r3map_mount_payload", || {
+        // SAFETY: the caller's promise: a mount, or NULL.
+        let mount = unsafe { get(mount) }?;
+        let (payload, length) = (place(payload, "payload")?, place(length, "length")?);
+        let found = mount.mount.payload();
+        // SAFETY: the caller's promise: not NULL, so valid for a write.
+        unsafe {
+            payload.write(found.as_ptr().cast());
+            length.write(found.len());
+        }
+        Ok(())
+    })
+}
+
 /// The mount as a backend, to be exported by a server or mounted once more.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn r3map_mount_backend(
@@ -431,6 +475,9 @@ mod tests {
             (R3MAP_MOUNT_RECOVERED, Kind::Recovered),
             (R3MAP_MOUNT_PUSH_FAILED, Kind::PushFailed),
             (R3MAP_MOUNT_CACHE_FULL, Kind::CacheFull),
+            (R3MAP_MOUNT_DRAINED, Kind::Drained),
+            (R3MAP_MOUNT_FENCED, Kind::Fenced),
+            (R3MAP_MOUNT_ABANDONED, Kind::Abandoned),
         ];
         assert!(pairs.iter().all(|(ours, core)| *ours as u32 == *core as u32));
     }

@@ -62,6 +62,13 @@ impl Handle for r3map_server {
     const STAYS_WITH_PROCESS: bool = true;
 }
 
+impl r3map_server {
+    /// The core's server.
+    pub(crate) fn core(&self) -> &Server {
+        &self.server
+    }
+}
+
 /// Options that are all at their defaults.
 #[unsafe(no_mangle)]
 pub extern "C" fn r3map_server_options_new() -> *mut r3map_server_options {

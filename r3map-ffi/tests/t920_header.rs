@@ -1,5 +1,5 @@
 //! The header and the list of exported symbols are committed, and these tests hold them against the code. With
-//! `R3MAP_BLESS=1` they are written anew instead.
+//! `R3MAP_BLESS=1` they are written anew instead. What a change means for programs is for a person to say, in the changelog.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -20,6 +20,10 @@ const SECTIONS: &[&str] = &[
     "stats.rs",
     "mount.rs",
     "server.rs",
+    "seeder/options.rs",
+    "seeder.rs",
+    "group.rs",
+    "leecher.rs",
     "log.rs",
 ];
 
@@ -64,10 +68,19 @@ fn declarations(source: &str) -> String {
     config.function.args = Layout::Auto;
     config.enumeration.prefix_with_name = false;
     // Enumerations travel as uint32_t, so that no function mentions them.
-    config.export.include =
-        ["r3map_code", "r3map_log_level", "r3map_mode", "r3map_pull", "r3map_mount_event", "r3map_backend_flag"]
-            .map(str::to_owned)
-            .to_vec();
+    config.export.include = [
+        "r3map_code",
+        "r3map_log_level",
+        "r3map_mode",
+        "r3map_pull",
+        "r3map_view",
+        "r3map_mount_event",
+        "r3map_backend_flag",
+        "r3map_seed_state",
+        "r3map_leech_state",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     let mut written = Vec::new();
     let builder = Builder::new().with_config(config).with_src(sources().join(source));
     builder.generate().expect("the sources parse").write(&mut written);
@@ -113,6 +126,23 @@ fn hold(path: &str, expected: &str) {
     );
 }
 
+/// What a header declares, without comments and line breaks, as one number (64-bit FNV-1a).
+fn digest(header: &str) -> u64 {
+    let code = header.split("/*").map(|part| part.split_once("*/").map_or(part, |(_, code)| code));
+    let code: Vec<_> = code.flat_map(str::lines).map(|line| line.split("//").next().unwrap_or_default()).collect();
+    code.join(" ")
+        .split_whitespace()
+        .flat_map(|word| word.bytes().chain([b' ']))
+        .fold(0xcbf2_9ce4_8422_2325, |digest, byte| (digest ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+/// The part of the changelog's newest release under the heading "ABI".
+fn abi_notes() -> String {
+    let log = fs::read_to_string(repository().join("CHANGELOG.md")).unwrap();
+    let newest = log.split("\n## ").nth(1).unwrap_or_default();
+    newest.split("\n### ").find_map(|part| part.strip_prefix("ABI\n")).unwrap_or_default().to_owned()
+}
+
 /// The functions that a header declares.
 fn declared(header: &str) -> BTreeSet<String> {
     let starts = header.match_indices("r3map_").filter_map(|(at, _)| {
@@ -139,6 +169,24 @@ fn exported() -> BTreeSet<String> {
 #[test]
 fn the_committed_header_is_what_the_code_says() {
     hold("include/r3map.h", &header());
+}
+
+#[test]
+fn whoever_changes_a_declaration_says_in_the_changelog_what_changed() {
+    let digest = format!("{:016x}", digest(&header()));
+    assert!(
+        abi_notes().contains(&digest),
+        "what r3map.h declares changed: add a line to \"### ABI\" of the newest release in CHANGELOG.md which says what, \
+         and what it means for programs that are compiled already; it ends with ({digest})"
+    );
+}
+
+#[test]
+fn a_comment_is_no_declaration_and_a_type_is() {
+    let header = "int f(int a);\n/* about g,\n * in two lines */\nint g(void); // more\n";
+    assert_eq!(digest(header), digest("int f(int a);\nint\n    g(void);"));
+    assert_ne!(digest(header), digest(&header.replace("int a", "long a")));
+    assert_ne!(digest(header), digest(&header.replace("int g(void);", "")));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-/* A backend opens by its URL, says its size, and a wrong URL is refused with what is wrong with it. */
+/* A backend opens by its URL, and says its size and that it takes writes. */
 #include "test.h"
 
 int main(void)
@@ -16,15 +16,5 @@ int main(void)
     OK(r3map_backend_size(backend, &size));
     CHECK(size == 777);
     r3map_backend_free(backend);
-
-    r3map_backend *none = NULL;
-    FAILS(r3map_backend_open("fiel:///x", NULL, NULL, &none), R3MAP_INVALID_ARGUMENT,
-          "unknown scheme \"fiel\"; did you mean \"file\"?");
-    FAILS(r3map_backend_open("memory:?sice=1", NULL, NULL, &none), R3MAP_INVALID_ARGUMENT,
-          "unknown parameter \"sice\"; did you mean \"size\"?");
-    FAILS(r3map_backend_open("/etc/passwd", NULL, NULL, &none), R3MAP_INVALID_ARGUMENT, "is not a URL");
-    FAILS(r3map_backend_open("file:///does/not/exist", NULL, NULL, &none), R3MAP_NOT_FOUND, "/does/not/exist");
-    FAILS(r3map_backend_open("\xff\xfe", NULL, NULL, &none), R3MAP_INVALID_ARGUMENT, "the URL is not UTF-8");
-    CHECK(none == NULL);
     return 0;
 }

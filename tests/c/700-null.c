@@ -58,6 +58,7 @@ int main(void)
     REFUSED(r3map_mount_slice(NULL, NULL, &bytes, &number));
     REFUSED(r3map_mount_slice(mount, NULL, NULL, &number));
     REFUSED(r3map_mount_slice(mount, NULL, &bytes, NULL));
+    REFUSED(r3map_mount_reserve(NULL));
     REFUSED(r3map_mount_pull(NULL, 0, 1, NULL));
     REFUSED(r3map_mount_prefetch(NULL, 0, 1));
     REFUSED(r3map_mount_missing(NULL, 0, 1, 1, &range, &count));
@@ -91,6 +92,55 @@ int main(void)
     REFUSED(r3map_server_export(server, "x", NULL, NULL));
     REFUSED(r3map_server_handle(NULL, 0));
     REFUSED(r3map_server_close(NULL, NULL));
+    r3map_seeder *no_seeder = NULL;
+    r3map_leecher *no_leecher = NULL;
+    r3map_group *group = r3map_group_new();
+    REFUSED(r3map_mount_seed(NULL, "127.0.0.1:0", NULL, NULL, &no_seeder));
+    REFUSED(r3map_mount_seed(mount, NULL, NULL, NULL, &no_seeder));
+    REFUSED(r3map_mount_seed(mount, "127.0.0.1:0", NULL, NULL, NULL));
+    REFUSED(r3map_mount_payload(NULL, (const void **)&bytes, &count));
+    REFUSED(r3map_mount_payload(mount, NULL, &count));
+    REFUSED(r3map_mount_payload(mount, (const void **)&bytes, NULL));
+    REFUSED(r3map_server_seed(NULL, "x", mount, NULL, &no_seeder));
+    REFUSED(r3map_server_seed(server, NULL, mount, NULL, &no_seeder));
+    REFUSED(r3map_server_seed(server, "x", NULL, NULL, &no_seeder));
+    REFUSED(r3map_server_seed(server, "x", mount, NULL, NULL));
+    REFUSED(r3map_server_seed_group(NULL, "x", group, NULL, &no_seeder));
+    REFUSED(r3map_server_seed_group(server, "x", NULL, NULL, &no_seeder));
+    REFUSED(r3map_group_add(NULL, mount));
+    REFUSED(r3map_group_add(group, NULL));
+    REFUSED(r3map_group_seed(NULL, "127.0.0.1:0", NULL, NULL, &no_seeder));
+    REFUSED(r3map_group_seed(group, NULL, NULL, NULL, &no_seeder));
+    REFUSED(r3map_seeder_url(NULL, &text));
+    REFUSED(r3map_seeder_next(NULL, 0, 1, NULL, &number, &event, &cause));
+    REFUSED(r3map_seeder_suspended(NULL, 1, NULL, 0));
+    REFUSED(r3map_seeder_refuse(NULL, 1, "x"));
+    REFUSED(r3map_seeder_wait_drained(NULL, 1, NULL));
+    REFUSED(r3map_seeder_abandon(NULL));
+    REFUSED(r3map_seeder_reclaim(NULL));
+    REFUSED(r3map_seeder_stats(NULL, &no_stats));
+    REFUSED(r3map_seeder_close(NULL, NULL));
+    REFUSED(r3map_leecher_open(NULL, "memory:", NULL, NULL, NULL, &no_leecher));
+    REFUSED(r3map_leecher_open("r3map://127.0.0.1:1/x", NULL, NULL, NULL, NULL, &no_leecher));
+    REFUSED(r3map_leecher_open("r3map://127.0.0.1:1/x", "memory:", NULL, NULL, NULL, NULL));
+    REFUSED(r3map_leecher_connect(0, NULL, "memory:", NULL, NULL, NULL, &no_leecher));
+    REFUSED(r3map_leecher_connect(0, "x", NULL, NULL, NULL, NULL, &no_leecher));
+    REFUSED(r3map_leecher_connect(0, "x", "memory:", NULL, NULL, NULL, NULL));
+    REFUSED(r3map_leecher_open_group(NULL, &text, 1, NULL, NULL, NULL, &no_leecher));
+    REFUSED(r3map_leecher_open_group("r3map://127.0.0.1:1/x", &text, 1, NULL, NULL, NULL, &no_leecher));
+    REFUSED(r3map_leecher_wait_local(NULL, 1, 1, NULL));
+    REFUSED(r3map_leecher_finalize(NULL, NULL, &no_mount));
+    REFUSED(r3map_leecher_finalize_when(NULL, "95%", 1, NULL, &no_mount));
+    REFUSED(r3map_leecher_finalize_group(NULL, 1, NULL, &no_mount));
+    REFUSED(r3map_leecher_state(NULL, &event));
+    REFUSED(r3map_leecher_stats(NULL, &no_stats));
+    REFUSED(r3map_leecher_close(NULL, NULL));
+    FAILS(r3map_leecher_open_group("r3map://127.0.0.1:1/x", NULL, 1, NULL, NULL, NULL, &no_leecher),
+          R3MAP_INVALID_ARGUMENT, "1 to 256");
+    FAILS(r3map_leecher_open_group("r3map://127.0.0.1:1/x", &text, SIZE_MAX, NULL, NULL, NULL, &no_leecher),
+          R3MAP_INVALID_ARGUMENT, "1 to 256");
+    CHECK(no_seeder == NULL && no_leecher == NULL);
+    r3map_group_free(group);
     CHECK(none == NULL && no_mount == NULL && no_stats == NULL && text == NULL && bytes == NULL && cause == NULL);
     CHECK(number == 0 && event == 0 && count == 0 && !flag && descriptor == -1);
 
@@ -100,6 +150,8 @@ int main(void)
     r3map_backend_options_set_token(NULL, "x");
     r3map_server_options_set_insecure(NULL, true);
     r3map_export_options_set_read_only(NULL, true);
+    r3map_seed_options_set_name(NULL, "x");
+    r3map_mount_options_set_prepare(NULL, R3MAP_VIEW_PATH);
     r3map_cancel_trigger(NULL);
     r3map_error_free(NULL);
     r3map_cancel_free(NULL);
@@ -111,6 +163,10 @@ int main(void)
     r3map_server_options_free(NULL);
     r3map_export_options_free(NULL);
     r3map_server_free(NULL);
+    r3map_seed_options_free(NULL);
+    r3map_seeder_free(NULL);
+    r3map_group_free(NULL);
+    r3map_leecher_free(NULL);
 
     r3map_stats_free(stats);
     r3map_server_free(server);

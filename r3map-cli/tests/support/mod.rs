@@ -3,7 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -52,6 +52,9 @@ pub fn succeeds<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> String {
 pub struct Running {
     child: Child,
     out: BufReader<ChildStdout>,
+    err: Option<BufReader<ChildStderr>>,
+    /// What was read of standard error so far.
+    said: String,
 }
 
 impl Running {
@@ -59,7 +62,8 @@ impl Running {
         let mut command = command(arguments);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
-        Running { child, out }
+        let err = child.stderr.take().map(BufReader::new);
+        Running { child, out, err, said: String::new() }
     }
 
     /// The next line of standard output, without its end; empty if there is none.
@@ -71,7 +75,15 @@ impl Running {
 
     /// Reads standard error no more.
     pub fn ignore_errors(&mut self) {
-        self.child.stderr = None;
+        self.err = None;
+    }
+
+    /// Waits until standard error says this.
+    pub fn says(&mut self, text: &str) {
+        let err = self.err.as_mut().unwrap();
+        while !self.said.contains(text) {
+            assert_ne!(err.read_line(&mut self.said).unwrap(), 0, "it never said {text:?}: {}", self.said);
+        }
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -88,9 +100,9 @@ impl Running {
                 None => std::thread::sleep(Duration::from_millis(10)),
             }
         };
-        let (mut out, mut err) = (String::new(), String::new());
+        let (mut out, mut err) = (String::new(), std::mem::take(&mut self.said));
         self.out.read_to_string(&mut out).unwrap();
-        if let Some(mut stderr) = self.child.stderr.take() {
+        if let Some(mut stderr) = self.err.take() {
             stderr.read_to_string(&mut err).unwrap();
         }
         Outcome { status: status.code().unwrap_or(-1), out, err }

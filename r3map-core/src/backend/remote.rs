@@ -16,6 +16,7 @@ use crate::wire::greeting::check_name;
 use crate::wire::socket::Address;
 
 mod client;
+pub mod leech;
 mod link;
 mod timer;
 
@@ -39,19 +40,7 @@ impl Remote {
     /// Connects to the server that the location names.
     pub fn open(location: &Location, options: &BackendOptions) -> Result<Remote> {
         check_options(location.as_str(), options)?;
-        let (address, export) = match location.scheme() {
-            "r3map+unix" => {
-                let parameters = location.parameters(&["name"])?;
-                let export = parameters.get("name").unwrap_or_default().to_owned();
-                (Address::Unix(location.file_path()?), export)
-            }
-            _ => {
-                location.parameters(&[])?;
-                let (host, port) = location.host_and_port(DEFAULT_PORT)?;
-                (Address::Tcp(host, port), location.name()?)
-            }
-        };
-        let route = Route::Address { address, insecure: options.insecure };
+        let (route, export) = route(location, options)?;
         Remote::start(location.as_str(), route, &export)
     }
 
@@ -65,7 +54,7 @@ impl Remote {
 
     fn start(url: &str, route: Route, export: &str) -> Result<Remote> {
         check_name(export).map_err(|error| error.context(url))?;
-        let client = Client::start(url, route, export).map_err(|error| error.context(url))?;
+        let client = Client::start(url, route, export, None).map_err(|error| error.context(url))?;
         Ok(Remote { handle: Arc::new(Handle { client }) })
     }
 
@@ -73,6 +62,23 @@ impl Remote {
     fn shared(&self) -> Arc<dyn Backend> {
         Arc::new(Remote { handle: self.handle.clone() })
     }
+}
+
+/// How to the server that a location names, and the name of the export there.
+fn route(location: &Location, options: &BackendOptions) -> Result<(Route, String)> {
+    let (address, export) = match location.scheme() {
+        "r3map+unix" => {
+            let parameters = location.parameters(&["name"])?;
+            let export = parameters.get("name").unwrap_or_default().to_owned();
+            (Address::Unix(location.file_path()?), export)
+        }
+        _ => {
+            location.parameters(&[])?;
+            let (host, port) = location.host_and_port(DEFAULT_PORT)?;
+            (Address::Tcp(host, port), location.name()?)
+        }
+    };
+    Ok((Route::Address { address, insecure: options.insecure }, export))
 }
 
 fn check_options(url: &str, options: &BackendOptions) -> Result<()> {

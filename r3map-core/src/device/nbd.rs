@@ -287,6 +287,12 @@ impl Device for Nbd {
         Ok((view.start(), self.service.region.info().size as usize))
     }
 
+    fn reserve(&self) {
+        if let Some(view) = self.slice.get() {
+            view.reserve();
+        }
+    }
+
     fn read_at(&self, buffer: &mut [u8], offset: u64, limit: &Limit) -> Result<()> {
         limit.check("read")?;
         self.held()?.read_exact_at(buffer, offset).map_err(|error| self.cause("read", error))

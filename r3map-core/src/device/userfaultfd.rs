@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::backend::memory::punch;
 use crate::backend::{self, Backend};
 use crate::buffer::Buffer;
 use crate::cancel::Limit;
@@ -377,7 +378,7 @@ impl Served {
     /// Takes a page's poison away; the list of them is locked. Says whether it is gone.
     fn mend(&self, page: u64) -> bool {
         if self.descriptor.has(kernel::POISON) {
-            self.mapping.unmap_page(page);
+            self.mapping.unmap(page..page + 1);
             return true;
         }
         if self.ended.load(Ordering::SeqCst) {
@@ -414,6 +415,19 @@ impl Window for Served {
     fn collect(&self, pages: Range<u64>, written: &mut dyn FnMut(Range<u64>)) -> Result<()> {
         self.writes.collect(pages, &self.mapping, &self.descriptor, written)
     }
+
+    fn forget(&self, pages: Range<u64>) -> Result<()> {
+        if self.descriptor.has(kernel::MINOR_SHMEM) {
+            self.mapping.unmap(pages);
+            return Ok(());
+        }
+        // Here the kernel would map what the file has.
+        punch(self.pages().store(), pages.start * PAGE, (pages.end - pages.start) * PAGE)
+    }
+
+    fn finds_stored(&self) -> bool {
+        self.descriptor.has(kernel::MINOR_SHMEM)
+    }
 }
 
 impl Served {
@@ -449,7 +463,7 @@ impl Served {
         let page = offset / PAGE;
         let write = self.pages().store().write_all_at(bytes, offset);
         write.map_err(|error| Error::io(format!("keep a page at {offset}"), error))?;
-        self.mapping.unmap_page(page);
+        self.mapping.unmap(page..page + 1);
         if let Writes::Faulted(_) = self.writes {
             protect(&self.descriptor, &self.mapping, &(page..page + 1), true)
                 .map_err(|error| Error::io("protect a page of a slice", error))?;
@@ -469,6 +483,10 @@ impl Device for Userfaultfd {
 
     fn slice(&self) -> Result<(NonNull<u8>, usize)> {
         Ok((self.served.mapping.start(), self.size))
+    }
+
+    fn reserve(&self) {
+        self.served.mapping.reserve();
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64, limit: &Limit) -> Result<()> {

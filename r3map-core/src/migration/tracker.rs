@@ -1,6 +1,6 @@
 //! Which pages were written while a destination pulls: a bit a page, taken in rounds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
@@ -193,33 +193,48 @@ impl Marks {
 /// likeliest to stay as they are.
 #[derive(Default)]
 pub struct Again {
-    by_round: BTreeMap<u64, Runs>,
+    /// By the round in which they were written last.
+    by_round: BTreeMap<u64, VecDeque<Range<u64>>>,
+    pages: u64,
 }
 
 impl Again {
     /// These pages were written in this round.
     pub fn dirtied(&mut self, round: u64, pages: &Runs) {
-        self.by_round.values_mut().for_each(|older| *older = older.without(pages));
-        let newest = self.by_round.entry(round).or_default();
-        *newest = newest.union(pages);
-        self.by_round.retain(|_, pages| !pages.is_empty());
+        for (older, runs) in &mut self.by_round {
+            let left: Runs = runs.drain(..).collect();
+            let left = if *older == round { left.union(pages) } else { left.without(pages) };
+            runs.extend(left.iter().cloned());
+        }
+        self.by_round.entry(round).or_insert_with(|| pages.iter().cloned().collect());
+        self.by_round.retain(|_, runs| !runs.is_empty());
+        self.pages = self.by_round.values().flatten().map(|run| run.end - run.start).sum();
     }
 
     /// The next run to pull, at most `longest` pages (one or more), which then is no longer waited for.
     pub fn next(&mut self, longest: u64) -> Option<Range<u64>> {
         let mut oldest = self.by_round.first_entry()?;
-        let first = oldest.get().iter().next()?;
+        let first = oldest.get_mut().front_mut()?;
         let run = first.start..first.end.min(first.start + longest.max(1));
-        *oldest.get_mut() = oldest.get().without(&std::iter::once(run.clone()).collect());
+        first.start = run.end;
+        if first.is_empty() {
+            oldest.get_mut().pop_front();
+        }
         if oldest.get().is_empty() {
             oldest.remove();
         }
+        self.pages -= run.end - run.start;
         Some(run)
+    }
+
+    /// The round in which those were written that come next.
+    pub fn oldest(&self) -> Option<u64> {
+        self.by_round.keys().next().copied()
     }
 
     /// How many pages are to be pulled again.
     pub fn pages(&self) -> u64 {
-        self.by_round.values().map(Runs::pages).sum()
+        self.pages
     }
 }
 

@@ -11,6 +11,7 @@ use crate::buffer::Buffer;
 use crate::cancel::{Limit, Waiter};
 use crate::error::{Code, Error, Result};
 use crate::event::Events;
+use crate::migration::leecher::place::Place;
 use crate::mount::direct::Seal;
 use crate::mount::puller::Puller;
 use crate::mount::pusher::Pusher;
@@ -30,6 +31,13 @@ pub struct Managed {
     pusher: Arc<Pusher>,
     ahead: Ahead,
     seal: Seal,
+    own: Option<Own>,
+}
+
+/// What a region has whose place is its own.
+struct Own {
+    place: Arc<Place>,
+    door: Seal,
 }
 
 impl Managed {
@@ -41,9 +49,20 @@ impl Managed {
         events: Arc<Events>,
         options: &MountOptions,
     ) -> Result<Managed> {
-        let info = backend.info().clone();
+        Ok(Managed::over(Region::new(backend, store, options.chunk_size)?, None, events, options))
+    }
+
+    /// Keeps the pages of a region in its own place, once it is open here: nothing is pushed.
+    pub(crate) fn owning(region: Region, place: Arc<Place>, events: Arc<Events>, options: &MountOptions) -> Managed {
+        let own = Own { place, door: Seal::default() };
+        own.door.set(Some(Code::Suspended));
+        Managed::over(region, Some(own), events, options)
+    }
+
+    fn over(region: Region, own: Option<Own>, events: Arc<Events>, options: &MountOptions) -> Managed {
+        let info = region.info().clone();
         let read_only = options.read_only || info.read_only;
-        let region = Arc::new(Region::new(backend, store, options.chunk_size)?);
+        let region = Arc::new(region);
         let puller = Arc::new(Puller::new(region.clone(), events.clone(), options));
         let pusher = Arc::new(Pusher::new(region.clone(), events, options));
         let ahead: Ahead = {
@@ -51,14 +70,27 @@ impl Managed {
             Arc::new(move |page| puller.missed(page))
         };
         // What was acknowledged here may be here alone, whoever keeps the bytes below.
-        Ok(Managed {
-            info: Info { read_only, local: false, ..info },
-            region,
-            puller,
-            pusher,
-            ahead,
-            seal: Seal::default(),
-        })
+        let info = Info { read_only, local: false, ..info };
+        Managed { info, region, puller, pusher, ahead, seal: Seal::default(), own }
+    }
+
+    /// What lets the app in, where this is a region in a place of its own: shut until it is here.
+    pub(crate) fn door(&self) -> Option<&Seal> {
+        self.own.as_ref().map(|own| &own.door)
+    }
+
+    /// Whether a slice may map the pages where they are kept, which is in memory.
+    pub(crate) fn can_be_mapped(&self) -> bool {
+        self.own.as_ref().is_none_or(|own| !own.place.is_on_disk())
+    }
+
+    /// The next run to pull in the background, if something is left.
+    pub(crate) fn next_absent(&self) -> Option<Range<u64>> {
+        self.puller.next()
+    }
+
+    fn check_door(&self) -> Result<()> {
+        self.own.as_ref().map_or(Ok(()), |own| own.door.check())
     }
 
     /// Starts what runs in the background.
@@ -126,7 +158,8 @@ impl Managed {
     /// Adds the figures of the kept pages.
     pub fn put_into(&self, stats: &mut Stats) {
         stats.put("local_bytes", self.region.local_bytes());
-        stats.put("dirty_bytes", self.region.dirty_bytes());
+        let unpushed = if self.own.is_some() { 0 } else { self.region.dirty_bytes() };
+        stats.put("dirty_bytes", unpushed);
         stats.put("pulled_bytes", self.region.figures.pulled.get());
         stats.put("pushed_bytes", self.region.figures.pushed.get());
         stats.put("faults", self.region.figures.faults.get());
@@ -136,6 +169,7 @@ impl Managed {
         if self.info.read_only {
             return Err(Error::new(Code::ReadOnly, format!("{} is open read-only", self.info.name)));
         }
+        self.check_door()?;
         self.seal.check()
     }
 
@@ -164,6 +198,10 @@ impl Managed {
             return Ok(());
         }
         self.push_all(limit)?;
+        if let Some(own) = &self.own {
+            self.check_door()?;
+            return own.place.sync();
+        }
         backend::call(self.region.backend(), Operation::Sync, limit, "sync").map(drop)
     }
 }
@@ -185,7 +223,12 @@ impl Paged for Managed {
     }
 
     fn push_all(&self, limit: &Limit) -> Result<()> {
-        if self.info.read_only { Ok(()) } else { self.pusher.push_all(limit) }
+        match self.own {
+            _ if self.info.read_only => Ok(()),
+            // Nothing is newer here than where it belongs.
+            Some(_) => self.region.collect().map(drop),
+            None => self.pusher.push_all(limit),
+        }
     }
 }
 
@@ -195,6 +238,7 @@ impl Backend for Managed {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        self.check_door()?;
         if let Some(outcome) = self.region.try_read(buffer, offset) {
             return outcome;
         }
@@ -222,7 +266,10 @@ impl Backend for Managed {
     }
 
     fn try_read_at(&self, buffer: &mut [u8], offset: u64) -> Option<Result<()>> {
-        self.region.try_read(buffer, offset)
+        match self.check_door() {
+            Ok(()) => self.region.try_read(buffer, offset),
+            Err(error) => Some(Err(error)),
+        }
     }
 
     fn try_write_at(&self, data: &[u8], offset: u64) -> Option<Result<()>> {
@@ -234,11 +281,11 @@ impl Backend for Managed {
 
     fn submit(self: Arc<Self>, request: Request) {
         let Request { operation, deadline, completion, .. } = request;
-        let read_only = match operation {
+        let checked = match operation {
             Operation::Write { .. } | Operation::Zero { .. } => self.check_write(),
-            _ => Ok(()),
+            _ => self.check_door(),
         };
-        if let Err(error) = read_only {
+        if let Err(error) = checked {
             return completion.complete(Err(error));
         }
         let ahead = self.ahead.clone();

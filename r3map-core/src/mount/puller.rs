@@ -205,7 +205,7 @@ impl Puller {
     }
 
     /// The next run to pull: at most a chunk of absent pages.
-    fn next(&self) -> Option<std::ops::Range<u64>> {
+    pub fn next(&self) -> Option<std::ops::Range<u64>> {
         let states = self.region.states();
         let absent = Set::of(&[State::Absent]);
         let chunk = u64::from(self.region.info().chunk_size) / PAGE;

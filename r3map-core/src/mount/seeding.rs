@@ -44,7 +44,6 @@ impl Seeding {
 
 impl Mount {
     /// Says what brings this region here; once.
-    #[allow(dead_code)] // The leecher's.
     pub(crate) fn arrives_by(&self, arriving: Arc<dyn Arriving>) {
         let _ = self.inner.seeding.arriving.set(arriving);
     }

@@ -38,6 +38,17 @@ pub type Ahead = Arc<dyn Fn(u64) -> Want + Send + Sync>;
 /// Called once when a fetch has landed; it looks again at what it waited for.
 pub type Waiting = Box<dyn FnOnce(Result<()>) + Send>;
 
+/// What a fetch brought.
+#[derive(Clone, Copy)]
+enum Landed<'a> {
+    /// These bytes.
+    Bytes(&'a [u8]),
+    /// Zeros.
+    Zeroes,
+    /// Word that what lies in the region's own place is right as it is.
+    AsKept,
+}
+
 /// A request for a run of pages that is under way.
 struct Fetch {
     pages: Range<u64>,
@@ -216,9 +227,10 @@ impl Region {
         let landed = match outcome {
             Ok(Reply::Data(data)) if data.len() as u64 == bytes.end - bytes.start => {
                 self.figures.pulled.add(data.len() as u64);
-                self.fill_landed(key, pages.clone(), Some(&data))
+                self.fill_landed(key, pages.clone(), Landed::Bytes(&data))
             }
-            Ok(Reply::Zeroes) => self.fill_landed(key, pages.clone(), None),
+            Ok(Reply::Zeroes) => self.fill_landed(key, pages.clone(), Landed::Zeroes),
+            Ok(Reply::Done) if self.ledger.is_some() => self.fill_landed(key, pages.clone(), Landed::AsKept),
             Ok(_) => Err(short_reply(&self.info)),
             Err(error) => Err(error),
         };
@@ -244,8 +256,8 @@ impl Region {
         }
     }
 
-    /// Puts bytes (or zero) into those pages of a fetch that still wait for them and were not overtaken.
-    fn fill_landed(&self, key: Key, pages: Range<u64>, data: Option<&[u8]>) -> Result<()> {
+    /// Puts what came into those pages of a fetch that still wait for it and were not overtaken.
+    fn fill_landed(&self, key: Key, pages: Range<u64>, landed: Landed<'_>) -> Result<()> {
         let mut runs = Vec::new();
         self.states.change(pages.clone(), &LAND, |run, _, _| runs.push(run));
         // Looked at after the pages are ours: whoever overtook one had it before us and said so first.
@@ -259,18 +271,22 @@ impl Region {
                 self.states.change(run, if others { &FETCH_AGAIN } else { &UNFILLED }, |_, _, _| {});
                 continue;
             }
-            match data {
-                None => {
-                    self.states.change(run, &FILLED_ZERO, |_, _, _| {});
+            let part = self.bytes_of(&run);
+            let base = pages.start * PAGE;
+            let (filled, after) = match landed {
+                Landed::Bytes(data) => {
+                    let data = &data[(part.start - base) as usize..(part.end - base) as usize];
+                    (self.fill(data, part.start), &FILLED)
                 }
-                Some(data) => {
-                    let part = self.bytes_of(&run);
-                    let base = pages.start * PAGE;
-                    let filled = self.fill(&data[(part.start - base) as usize..(part.end - base) as usize], part.start);
-                    self.states.change(run, if filled.is_ok() { &FILLED } else { &UNFILLED }, |_, _, _| {});
-                    outcome = outcome.and(filled);
-                }
+                Landed::Zeroes if self.ledger.is_some() => (self.punch_store(&run), &FILLED_ZERO),
+                Landed::Zeroes => (Ok(()), &FILLED_ZERO),
+                Landed::AsKept => (Ok(()), &FILLED),
+            };
+            if filled.is_ok() {
+                self.is_here(run.clone());
             }
+            self.states.change(run, if filled.is_ok() { after } else { &UNFILLED }, |_, _, _| {});
+            outcome = outcome.and(filled);
         }
         outcome
     }

@@ -35,6 +35,19 @@ impl Backend for Held {
     }
 }
 
+/// What a place is told: the pages that are here, as bits.
+#[derive(Default)]
+struct Told(Mutex<u64>);
+
+impl Ledger for Told {
+    fn here(&self, pages: Range<u64>) {
+        pages.for_each(|page| *self.0.lock().unwrap() |= 1 << page);
+    }
+    fn gone(&self, pages: Range<u64>) {
+        pages.for_each(|page| *self.0.lock().unwrap() &= !(1 << page));
+    }
+}
+
 struct Bed {
     region: Arc<Region>,
     backend: Arc<Held>,
@@ -46,6 +59,23 @@ impl Bed {
         let backend = Arc::new(Held { info, requests: Mutex::default() });
         let store = memory_file(c"pages", SIZE).unwrap();
         Bed { region: Arc::new(Region::new(backend.clone(), store, None).unwrap()), backend }
+    }
+
+    /// A region in a place of its own, in which something lies already.
+    fn owning() -> (Bed, Arc<Told>) {
+        let mut bed = Bed::new();
+        let (store, told) = (memory_file(c"place", SIZE).unwrap(), Arc::new(Told::default()));
+        store.write_all_at(&[99; SIZE as usize], 0).unwrap();
+        let region = Region::owning(bed.backend.clone(), store, None, told.clone(), Arc::default()).unwrap();
+        bed.region = Arc::new(region);
+        (bed, told)
+    }
+
+    /// The byte with which a page begins in the store, whatever its state.
+    fn kept(&self, page: u64) -> u8 {
+        let mut byte = [0];
+        self.region.store.read_exact_at(&mut byte, page * PAGE).unwrap();
+        byte[0]
     }
 
     /// The oldest request that was not answered; there must be one.
@@ -394,4 +424,55 @@ fn who_waits_for_local_pages_is_told_of_those_that_were_written_whole() {
         bed.put(1, 0, SIZE as usize);
         waiter.join().unwrap().unwrap();
     });
+}
+
+#[test]
+fn forgotten_pages_are_absent_and_what_is_on_its_way_for_them_is_lost() {
+    let (bed, told) = Bed::owning();
+    let fetch = bed.read(0, 2 * PAGE as usize);
+    bed.bring(bed.request(), 1);
+    done(fetch).unwrap();
+    bed.put(2, 3 * PAGE, PAGE as usize);
+    assert_eq!(*told.0.lock().unwrap(), 0b1011);
+    let waiting = bed.read(2 * PAGE, PAGE as usize);
+    let late = bed.request();
+    bed.region.forget(1..4).unwrap();
+    assert_eq!(bed.states(), [State::Clean, State::Absent, State::Absent, State::Absent]);
+    assert_eq!(*told.0.lock().unwrap(), 0b0001);
+    // Whoever waits asks again, and gets what is newer.
+    bed.bring(late, 3);
+    assert_eq!(bed.region.states.get(2), State::Fetching);
+    bed.bring(bed.request(), 4);
+    assert_eq!(done(waiting).unwrap(), [4; PAGE as usize]);
+    assert_eq!((bed.asked(), *told.0.lock().unwrap()), (0, 0b0101));
+}
+
+#[test]
+fn in_a_place_of_its_own_zeros_leave_no_older_bytes_behind() {
+    let (bed, told) = Bed::owning();
+    let read = bed.read(0, PAGE as usize);
+    bed.request().completion.complete(Ok(Reply::Zeroes));
+    done(read).unwrap();
+    assert_eq!(bed.states(), [State::Zero, State::Absent, State::Absent, State::Absent]);
+    let fetch = bed.read(PAGE, PAGE as usize);
+    bed.zero(1..3);
+    assert_eq!(bed.states(), [State::Zero, State::ZeroDirty, State::ZeroDirty, State::Absent]);
+    bed.bring(bed.request(), 5);
+    assert_eq!(done(fetch).unwrap(), [0; PAGE as usize]);
+    assert_eq!((0..PAGES).map(|page| bed.kept(page)).collect::<Vec<_>>(), [0, 0, 0, 99]);
+    assert_eq!(*told.0.lock().unwrap(), 0b0111);
+}
+
+#[test]
+fn what_lies_in_its_place_is_right_as_it_is_where_the_backend_says_so() {
+    let (bed, told) = Bed::owning();
+    let read = bed.read(0, PAGE as usize);
+    bed.request().completion.complete(Ok(Reply::Done));
+    assert_eq!(done(read).unwrap(), [99; PAGE as usize]);
+    assert_eq!((bed.states()[0], *told.0.lock().unwrap()), (State::Clean, 0b0001));
+    // Of a cache it would be no answer.
+    let bed = Bed::new();
+    let read = bed.read(0, PAGE as usize);
+    bed.request().completion.complete(Ok(Reply::Done));
+    assert_eq!(done(read).unwrap_err().code(), Code::Internal);
 }

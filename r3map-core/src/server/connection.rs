@@ -4,11 +4,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use once_cell::sync::Lazy;
-
 use super::session::Session;
 use super::{Export, Inner, Working, seeding};
 use crate::backend::{self, Completion, Operation, Priority, Reply, Request};
+use crate::boot::BOOT;
 use crate::buffer::{Buffer, is_zero};
 use crate::cancel::deadline_in;
 use crate::error::{Code, Error, Result};
@@ -370,10 +369,3 @@ impl Connection {
         }
     }
 }
-
-/// What names this boot of the kernel.
-static BOOT: Lazy<Option<Identity>> = Lazy::new(|| {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
-    u128::from_str_radix(&digits, 16).ok().map(u128::to_be_bytes)
-});

@@ -157,6 +157,8 @@ fn receive_all(channel: &Channel, into: &mut [u8]) -> Result<Option<usize>> {
         Ok(0) => Ok(None),
         Ok(count) => Ok(Some(count)),
         Err(Errno::EINTR) => Ok(Some(0)),
+        // A socket that was brought here may be one that does not block.
+        Err(Errno::EAGAIN) => channel.wait(true, None).map(|()| Some(0)),
         Err(errno) => Err(Error::io("receive", errno.into())),
     }
 }

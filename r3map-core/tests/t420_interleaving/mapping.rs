@@ -116,4 +116,16 @@ impl Window for Mapping {
         }
         Ok(())
     }
+
+    fn forget(&self, pages: Range<u64>) -> Result<()> {
+        for page in pages {
+            turn();
+            self.entries.lock().unwrap()[page as usize] = Entry { mapped: false, written: false };
+        }
+        Ok(())
+    }
+
+    fn finds_stored(&self) -> bool {
+        true
+    }
 }

@@ -5,6 +5,7 @@
 use std::ffi::c_char;
 use std::path::PathBuf;
 
+use r3map_core::device::View;
 use r3map_core::options::PullRange;
 use r3map_core::{Mode, MountOptions, Pull};
 
@@ -50,6 +51,20 @@ pub enum r3map_pull {
     R3MAP_PULL_BACKGROUND = 0,
     /// Only those that are asked for.
     R3MAP_PULL_DEMAND = 1,
+}
+
+/// A way to see a region. What takes a view has the type `uint32_t`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub enum r3map_view {
+    /// None: the default of r3map_mount_options_set_prepare.
+    R3MAP_VIEW_NONE = 0,
+    /// A path for other programs.
+    R3MAP_VIEW_PATH = 1,
+    /// A descriptor.
+    R3MAP_VIEW_FILE = 2,
+    /// Memory of this process.
+    R3MAP_VIEW_SLICE = 3,
 }
 
 /// What r3map_mount_options_set_read_ahead takes for the device's own choice.
@@ -126,6 +141,28 @@ pub unsafe extern "C" fn r3map_mount_options_set_cache(options: *mut r3map_mount
 pub unsafe extern "C" fn r3map_mount_options_set_cache_trust(options: *mut r3map_mount_options, trust: bool) {
     // SAFETY: the caller's promise: options, or NULL.
     unsafe { set(options, "cache_trust", Ok(trust), |core, value| core.cache_trust = value) }
+}
+
+/// Of a leecher: the view that is attached before the region is here, one of r3map_view, so that attaching is no part of
+/// the pause.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn r3map_mount_options_set_prepare(options: *mut r3map_mount_options, view: u32) {
+    let view = match view {
+        0 => Ok(None),
+        1 => Ok(Some(View::Path)),
+        2 => Ok(Some(View::File)),
+        3 => Ok(Some(View::Slice)),
+        _ => Err(invalid(format!("{view} is no view"))),
+    };
+    // SAFETY: the caller's promise: options, or NULL.
+    unsafe { set(options, "prepare", view, |core, value| core.prepare = value) }
+}
+
+/// Of a leecher: whether a local file is taken though something else is in it, which is lost then. False by default.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn r3map_mount_options_set_overwrite(options: *mut r3map_mount_options, overwrite: bool) {
+    // SAFETY: the caller's promise: options, or NULL.
+    unsafe { set(options, "overwrite", Ok(overwrite), |core, value| core.overwrite = value) }
 }
 
 /// Unit of transfer in bytes: a power of two, 4 KiB to 32 MiB. The backend's by default.

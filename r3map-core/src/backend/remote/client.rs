@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use once_cell::sync::OnceCell;
 
+use super::leech::{Heard, Leech};
 use super::link::{Body, Link, Travel};
 use super::timer::Timer;
 use crate::backend::{Completion, Info, Operation, Priority, Reply, Request};
@@ -66,6 +67,8 @@ pub struct Client {
     hello: Hello,
     info: Info,
     identity: Identity,
+    /// Of a client to which the region is to be moved.
+    leech: Option<Leech>,
     kept: Mutex<Kept>,
     /// Whether this client has the writer's lease, as far as it knows.
     writer: AtomicBool,
@@ -88,12 +91,13 @@ struct Kept {
 }
 
 impl Client {
-    /// Connects, greets, and starts the threads.
-    pub fn start(url: &str, route: Route, export: &str) -> Result<Arc<Client>> {
+    /// Connects, greets, and starts the threads. A client that leeches a region it knows starts also while the
+    /// server is away.
+    pub fn start(url: &str, route: Route, export: &str, leech: Option<Leech>) -> Result<Arc<Client>> {
         let hello = Hello {
             versions: (wire::OLDEST_VERSION, wire::NEWEST_VERSION),
             features: 0,
-            session: None,
+            session: leech.as_ref().map(Leech::session),
             client: socket::random()?,
             generation: 1,
             role: 0,
@@ -103,13 +107,29 @@ impl Client {
         };
         let deadline = Instant::now() + GREETING_TIME;
         let (socket, address) = match route {
-            Route::Descriptor(socket) => (socket, None),
+            Route::Descriptor(socket) => (Ok(socket), None),
             Route::Address { address, insecure } => {
-                (socket::connect(&address, insecure, deadline)?, Some((address, insecure)))
+                (socket::connect(&address, insecure, deadline), Some((address, insecure)))
             }
         };
-        let (connected, welcome) = greet(socket, &hello, deadline)?;
-        let welcome = welcome?;
+        let greeted = socket.and_then(|socket| {
+            let (connected, welcome) = greet(socket, &hello, deadline)?;
+            Ok((Some(connected), welcome?))
+        });
+        let known = leech.as_ref().and_then(Leech::known).filter(|_| address.is_some());
+        let (connected, welcome) = match (greeted, known) {
+            (Ok((_, welcome)), Some(known)) if !known.is_of(&welcome) => {
+                return Err(changed(url, &welcome, known.size));
+            }
+            (Err(error), Some(known)) => {
+                tracing::info!(backend = url, %error, "the source is away");
+                (None, known.welcome(wire::NEWEST_VERSION))
+            }
+            (greeted, _) => greeted?,
+        };
+        if let (Some(leech), Some(moving)) = (&leech, &welcome.moving) {
+            leech.greeted(moving);
+        }
         let info = Info {
             local: false,
             read_only: welcome.read_only,
@@ -128,6 +148,7 @@ impl Client {
             hello,
             info,
             identity: welcome.identity,
+            leech,
             kept: Mutex::new(Kept { keeper: welcome.keeper, acknowledged: 0, synced: 0, lost: None }),
             writer: AtomicBool::new(false),
             links: (0..roles).map(|role| Arc::new(Link::new(role))).collect(),
@@ -139,7 +160,7 @@ impl Client {
             move || client.timer.run(|now| client.links.iter().filter_map(|link| link.expire(&client, now)).min())
         });
         let started = started.map_err(|error| Error::io("start a thread for deadlines", error));
-        let started = started.and_then(|_| client.links[0].start(&client, Some(connected)));
+        let started = started.and_then(|_| client.links[0].start(&client, connected));
         started.inspect_err(|error| client.end(error))?;
         Ok(client)
     }
@@ -154,6 +175,21 @@ impl Client {
         &self.timer
     }
 
+    /// What it is besides where a region is to be moved here.
+    pub fn leech(&self) -> Option<&Leech> {
+        self.leech.as_ref()
+    }
+
+    /// The connection for what the app waits for, and for messages.
+    pub fn first_link(&self) -> &Arc<Link> {
+        &self.links[0]
+    }
+
+    /// Makes connections that were greeted in another session anew.
+    pub fn greet_again(&self) {
+        self.links[1..].iter().for_each(|link| link.cut());
+    }
+
     /// Whether a lost connection can be made again.
     pub fn can_reconnect(&self) -> bool {
         self.address.is_some()
@@ -165,11 +201,9 @@ impl Client {
         if let Err(error) = self.check(&operation) {
             return completion.complete(Err(error));
         }
-        let link = match (priority, &operation) {
-            (Priority::Bulk, Operation::Read { .. } | Operation::Write { .. } | Operation::Zero { .. }) => {
-                &self.links[self.links.len() - 1]
-            }
-            _ => &self.links[0],
+        let link = match &operation {
+            Operation::Sync => &self.links[0],
+            _ => self.link(priority),
         };
         let (header, body) = match operation {
             Operation::Read { buffer, .. } if buffer.is_empty() => return completion.complete(Ok(Reply::Data(buffer))),
@@ -191,6 +225,26 @@ impl Client {
             Operation::Sync => (Header::new(Kind::Sync, 0), Body::Sync { covers: self.kept().acknowledged }),
         };
         link.submit(self, Travel { header, body, deadline, completion });
+    }
+
+    fn link(&self, priority: Priority) -> &Arc<Link> {
+        match priority {
+            Priority::Bulk => &self.links[self.links.len() - 1],
+            Priority::Demand => &self.links[0],
+        }
+    }
+
+    /// Asks for the hashes of a range, which begins at a whole block.
+    pub fn digest(
+        self: &Arc<Self>,
+        offset: u64,
+        length: u64,
+        priority: Priority,
+        travel: (Option<Instant>, Completion),
+    ) {
+        let (deadline, completion) = travel;
+        let header = Header::new(Kind::Digest, 0).about(offset, length);
+        self.link(priority).submit(self, Travel { header, body: Body::Digest, deadline, completion });
     }
 
     /// Asks for the writer's lease.
@@ -227,7 +281,8 @@ impl Client {
         };
         let deadline = Instant::now() + GREETING_TIME;
         let write = self.writer.load(Ordering::SeqCst);
-        let hello = Hello { generation, role, write, ..self.hello.clone() };
+        let session = self.leech.as_ref().map(Leech::session);
+        let hello = Hello { generation, role, write, session, ..self.hello.clone() };
         let socket = socket::connect(address, *insecure, deadline).map_err(|error| match error.code() {
             Code::PermissionDenied => Absence::Refused(error),
             _ => Absence::Away(error),
@@ -239,21 +294,21 @@ impl Client {
             _ => Absence::Away(error),
         })?;
         self.recognize(&welcome).map_err(Absence::Changed)?;
+        if let (Some(leech), Some(moving)) = (&self.leech, &welcome.moving) {
+            leech.greeted(moving);
+        }
         Ok(connected)
     }
 
     /// Makes sure that the region is the one that was opened, and notices a keeper that is gone.
     fn recognize(&self, welcome: &Welcome) -> Result<()> {
-        let changed = match () {
-            _ if welcome.size != self.info.size => format!("{} bytes instead of {}", welcome.size, self.info.size),
-            _ if welcome.identity != self.identity => "another identity".to_owned(),
-            _ => {
-                self.kept().now_with(welcome.keeper, &self.info.name);
-                return Ok(());
-            }
-        };
-        let message = format!("{}: the server now shows another region, with {changed}: open it anew", self.info.name);
-        Err(Error::new(Code::Corrupt, message))
+        let parts = self.leech.as_ref().and_then(Leech::parts);
+        let same_parts = parts.is_none_or(|parts| welcome.moving.as_ref().is_some_and(|now| now.parts == parts));
+        if welcome.size != self.info.size || welcome.identity != self.identity || !same_parts {
+            return Err(changed(&self.info.name, welcome, self.info.size));
+        }
+        self.kept().now_with(welcome.keeper, &self.info.name);
+        Ok(())
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -264,7 +319,7 @@ impl Client {
     pub fn acknowledged(&self, body: &Body) -> Result<()> {
         let mut kept = self.kept();
         match body {
-            Body::Read(_) => {}
+            Body::Read(_) | Body::Digest => {}
             Body::Change(_) => {
                 kept.acknowledged += 1;
                 self.writer.store(true, Ordering::SeqCst);
@@ -315,6 +370,9 @@ impl Client {
 
     /// Fails all requests, now and later, with this error, and lets connections and threads go.
     pub fn end(&self, error: &Error) {
+        if let Some(leech) = &self.leech {
+            leech.hear(Heard::Over(error.clone()));
+        }
         self.links.iter().for_each(|link| link.end(error));
         self.timer.end();
     }
@@ -336,6 +394,16 @@ impl Kept {
             self.lost = Some(lost);
         }
     }
+}
+
+/// The error of a server that shows another region than the one that was opened, of `size` bytes.
+fn changed(name: &str, welcome: &Welcome, size: u64) -> Error {
+    let what = match welcome.size {
+        now if now != size => format!("{now} bytes instead of {size}"),
+        _ => "another identity".to_owned(),
+    };
+    let message = format!("{name}: the server now shows another region, with {what}: open it anew");
+    Error::new(Code::Corrupt, message)
 }
 
 /// Says HELLO and takes the answer: a WELCOME, or the error with which the server refuses.
@@ -360,11 +428,17 @@ fn greet(socket: OwnedFd, hello: &Hello, deadline: Instant) -> Result<(Connected
         Kind::Error => return Ok((Connected { channel, incoming }, Err(greeting::decode_error(&header, &payload)))),
         other => return Err(Error::new(Code::Corrupt, format!("the server answered a HELLO with {other:?}"))),
     };
-    if !(wire::OLDEST_VERSION..=wire::NEWEST_VERSION).contains(&welcome.version)
-        || welcome.features != 0
-        || welcome.moving.is_some()
-    {
+    let offered = welcome.moving.is_none() || hello.session.is_some();
+    if !(wire::OLDEST_VERSION..=wire::NEWEST_VERSION).contains(&welcome.version) || welcome.features != 0 || !offered {
         return Err(Error::new(Code::Corrupt, "the server chose a version or feature that was not offered"));
+    }
+    match welcome.moving {
+        Some(_) => incoming.migrate(),
+        None if hello.session.is_some() => {
+            let message = "it is exported and not being seeded: mount it, or have its owner seed it";
+            return Ok((Connected { channel, incoming }, Err(Error::new(Code::Unsupported, message))));
+        }
+        None => {}
     }
     Ok((Connected { channel, incoming }, Ok(welcome)))
 }

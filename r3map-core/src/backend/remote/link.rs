@@ -6,9 +6,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::client::{Absence, Client, Connected};
+use super::leech::Heard;
 use crate::backend::{Completion, Reply};
 use crate::buffer::Buffer;
 use crate::error::{Code, Error, Result};
+use crate::migration::Message;
+use crate::page::PAGE;
 use crate::thread;
 use crate::wire::channel::{Channel, Packet, Payload};
 use crate::wire::header::{SYNCED, ZEROES};
@@ -67,6 +70,8 @@ pub enum Body {
         /// As counted by the client.
         covers: u64,
     },
+    /// Nothing: it asks for hashes.
+    Digest,
     /// Nothing: it asks for the writer's lease.
     Claim,
     /// Nothing: it gives the lease back.
@@ -153,6 +158,21 @@ impl Link {
         client.timer().arm(deadline);
     }
 
+    /// Sends a message of a migration, or loses it.
+    pub fn say(&self, message: &Message) {
+        let channel = self.state().channel.clone();
+        let Some(channel) = channel else { return };
+        let (header, payload) = message.encode();
+        drop(channel.send(Packet::ready(header, Payload::Owned(Buffer::copy_of(&payload)))));
+    }
+
+    /// Ends the connection there is; what is under way is sent again on the next.
+    pub fn cut(&self) {
+        if let Some(channel) = &self.state().channel {
+            channel.shutdown();
+        }
+    }
+
     /// Completes requests whose deadline passed; says when the next one does.
     pub fn expire(&self, client: &Client, now: Instant) -> Option<Instant> {
         let mut state = self.state();
@@ -221,6 +241,7 @@ impl Link {
             if !self.adopt(&channel) {
                 return;
             }
+            self.tell(client, Heard::Connected);
             let begun = Instant::now();
             let error = self.receive(client, &channel, &mut incoming);
             channel.shutdown();
@@ -233,6 +254,7 @@ impl Link {
             tracing::info!(backend = client.info().name, %error, "a connection was lost");
             state.cause = Some(error.clone());
             drop(state);
+            self.tell(client, Heard::Lost(error.clone()));
             if !client.can_reconnect() {
                 let name = &client.info().name;
                 let message = format!("{name}: the connection was lost: {}", error.message());
@@ -247,11 +269,19 @@ impl Link {
         }
     }
 
-    /// Connects once a request needs it, as often as it takes. `None` at the end.
+    /// Tells whoever drives a migration, whose connection the first one is.
+    fn tell(&self, client: &Client, heard: Heard) {
+        if let Some(leech) = client.leech().filter(|_| self.role == 0) {
+            leech.hear(heard);
+        }
+    }
+
+    /// Connects once a request or a migration needs it, as often as it takes. `None` at the end.
     fn connect(&self, client: &Client, pause: &mut Duration) -> Option<Connected> {
+        let always = self.role == 0 && client.leech().is_some();
         loop {
             let mut state = self.state();
-            while state.under_way.is_empty() && state.end.is_none() {
+            while state.under_way.is_empty() && !always && state.end.is_none() {
                 state = self.changed.wait(state).unwrap_or_else(|e| e.into_inner());
             }
             if state.end.is_some() {
@@ -267,6 +297,7 @@ impl Link {
                 }
                 Err(Absence::Refused(error)) => {
                     let error = error.context(format!("connect to {} again", client.info().name));
+                    self.tell(client, Heard::Lost(error.clone()));
                     let refused = std::mem::take(&mut self.state().under_way);
                     for sent in refused.into_values() {
                         sent.travel.completion.complete(Err(error.clone()));
@@ -335,7 +366,7 @@ impl Link {
             .header(channel, None, Duration::ZERO)?
             .ok_or_else(|| Error::new(Code::Disconnected, "the connection was closed"))?;
         match header.kind {
-            Kind::Data => self.receive_data(client, channel, incoming, &header),
+            Kind::Data | Kind::Digests => self.receive_data(client, channel, incoming, &header),
             Kind::Done => self.finish(client, header.id, Ok(Reply::Done)),
             Kind::Error => {
                 let mut payload = Buffer::new(header.payload as usize);
@@ -352,14 +383,33 @@ impl Link {
                 }
                 Err(Error::new(Code::Disconnected, "the server closed"))
             }
+            kind if kind.is_of_migration() && self.role == 0 => {
+                let mut payload = Buffer::new(header.payload as usize);
+                incoming.payload(channel, &header, &mut payload)?;
+                let message = Message::decode(kind, &payload, client.info().size.div_ceil(PAGE))?;
+                self.state().heard = Some(Instant::now());
+                self.tell(client, Heard::Message(message));
+                Ok(())
+            }
             other => Err(Error::new(Code::Corrupt, format!("a frame {other:?} makes no sense from a server"))),
         }
     }
 
     fn receive_data(&self, client: &Client, channel: &Channel, incoming: &mut Incoming, header: &Header) -> Result<()> {
         let room = match self.state().under_way.get_mut(&header.id).map(|sent| &mut sent.travel) {
-            Some(Travel { header: asked, body: Body::Read(room), .. }) if asked.length == header.length => {
-                if header.flags & ZEROES != 0 { None } else { room.take() }
+            Some(Travel { header: asked, body: Body::Read(room), .. })
+                if header.kind == Kind::Data && asked.length == header.length =>
+            {
+                if header.flags & ZEROES != 0 {
+                    None
+                } else {
+                    room.take()
+                }
+            }
+            Some(Travel { header: asked, body: Body::Digest, .. })
+                if header.kind == Kind::Digests && asked.length == header.length =>
+            {
+                Some(Buffer::new(header.payload as usize))
             }
             Some(_) => return Err(Error::new(Code::Corrupt, "the server sent other bytes than were asked for")),
             None => None,
@@ -374,8 +424,10 @@ impl Link {
             Ok(()) => self.finish(client, header.id, Ok(Reply::Data(buffer))),
             Err(error) => {
                 // The request is sent again, with room for its answer.
-                if let Some(sent) = self.state().under_way.get_mut(&header.id) {
-                    sent.travel.body = Body::Read(Some(buffer));
+                if let Some(Body::Read(room)) =
+                    self.state().under_way.get_mut(&header.id).map(|sent| &mut sent.travel.body)
+                {
+                    *room = Some(buffer);
                 }
                 Err(error)
             }
@@ -394,6 +446,7 @@ impl Link {
             (&body, &outcome),
             (_, Err(_))
                 | (Body::Read(_), Ok(Reply::Data(_) | Reply::Zeroes))
+                | (Body::Digest, Ok(Reply::Data(_)))
                 | (Body::Change(_) | Body::Sync { .. } | Body::Claim | Body::Release, Ok(Reply::Done))
         );
         if !fits {

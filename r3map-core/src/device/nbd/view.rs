@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::error::{Error, Result};
 use crate::thread::Process;
 
-/// A shared mapping of a device, unmapped when dropped. Not inherited by a forked child.
+/// A shared mapping of a device, unmapped when dropped unless it is reserved. Not inherited by a forked child.
 pub struct View {
     start: NonNull<u8>,
     length: usize,
     fenced: AtomicBool,
+    reserved: AtomicBool,
     process: Process,
 }
 
@@ -24,7 +25,8 @@ unsafe impl Sync for View {}
 impl View {
     /// Maps the first `length` bytes of a device. A length of zero maps nothing.
     pub fn of_device(file: &File, length: usize, read_only: bool) -> Result<View> {
-        let view = |start| View { start, length, fenced: AtomicBool::new(false), process: Process::current() };
+        let (fenced, reserved) = (AtomicBool::new(false), AtomicBool::new(false));
+        let view = |start| View { start, length, fenced, reserved, process: Process::current() };
         if length == 0 {
             return Ok(view(NonNull::dangling()));
         }
@@ -50,6 +52,11 @@ impl View {
         self.start
     }
 
+    /// Keeps the addresses out of use once this is dropped.
+    pub fn reserve(&self) {
+        self.reserved.store(true, Ordering::Relaxed);
+    }
+
     /// Takes the bytes away but keeps the range: whoever touches it from now on gets a SIGSEGV, never
     /// another mapping that happened to come to lie there.
     pub fn fence(&self) -> Result<()> {
@@ -69,6 +76,9 @@ impl View {
 
 impl Drop for View {
     fn drop(&mut self) {
+        if self.reserved.load(Ordering::Relaxed) && self.fence().is_ok() {
+            return;
+        }
         if self.length > 0 && self.process.is_current() {
             // SAFETY: the range is ours, and whoever was given its address held the device, hence `self`.
             unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };

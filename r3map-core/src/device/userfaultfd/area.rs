@@ -1,18 +1,21 @@
 //! The addresses of a slice, and what lies behind them at each moment.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::backend::memory::memory_file;
 use crate::error::{Code, Error, Result};
 use crate::page::PAGE;
 
-/// A range of addresses of this process that is ours until it is dropped.
+/// A range of addresses of this process that is ours until it is dropped, or for good if it is reserved.
 pub struct Area {
     start: NonNull<u8>,
     length: usize,
     protection: libc::c_int,
+    reserved: AtomicBool,
 }
 
 // SAFETY: the range is shared memory; `Area` hands out addresses only.
@@ -33,7 +36,7 @@ impl Area {
         // SAFETY: the range was mapped just now.
         unsafe { libc::madvise(start, length, libc::MADV_DONTFORK) };
         let start = NonNull::new(start.cast()).ok_or_else(|| Error::new(Code::Internal, "a mapping at NULL"))?;
-        Ok(Area { start, length, protection })
+        Ok(Area { start, length, protection, reserved: AtomicBool::new(false) })
     }
 
     /// Where it begins.
@@ -59,6 +62,11 @@ impl Area {
         if start == libc::MAP_FAILED { Err(Error::last_os("end a slice")) } else { Ok(()) }
     }
 
+    /// Keeps the addresses out of use once this is dropped.
+    pub fn reserve(&self) {
+        self.reserved.store(true, Ordering::Relaxed);
+    }
+
     /// Makes touches of a page a SIGBUS, where the kernel has no call for it: a page behind a file's end.
     pub fn break_page(&self, page: u64) -> Result<()> {
         let nothing = memory_file(c"r3map-broken-page", 0)?;
@@ -81,11 +89,12 @@ impl Area {
         }
     }
 
-    /// Drops the page table entry of a page; the file keeps the bytes, if any.
-    pub fn unmap_page(&self, page: u64) {
-        let address = self.checked(page);
-        // SAFETY: the page is ours and shared with its file, so that no bytes are lost.
-        unsafe { libc::madvise(address, PAGE as usize, libc::MADV_DONTNEED) };
+    /// Drops the page table entries of a run of pages; the file keeps the bytes, if any.
+    pub fn unmap(&self, pages: Range<u64>) {
+        assert!(pages.start < pages.end && pages.end <= self.length() / PAGE);
+        let (address, length) = (self.checked(pages.start), (pages.end - pages.start) * PAGE);
+        // SAFETY: the pages are ours and shared with their file, so that no bytes are lost.
+        unsafe { libc::madvise(address, length as usize, libc::MADV_DONTNEED) };
     }
 
     fn replace_page(&self, page: u64, file: &File, offset: u64, protection: libc::c_int) -> Result<()> {
@@ -110,6 +119,9 @@ impl Area {
 
 impl Drop for Area {
     fn drop(&mut self) {
+        if self.reserved.load(Ordering::Relaxed) && self.forbid().is_ok() {
+            return;
+        }
         // SAFETY: the range is ours and nobody is handed it any more.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
     }

@@ -1,4 +1,4 @@
-//! 510: the server is killed, or stops, under a running mount, which goes on without being mounted anew.
+//! 550: the server is killed, or stops, under a running mount, which goes on without being mounted anew.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

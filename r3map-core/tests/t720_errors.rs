@@ -1,4 +1,4 @@
-//! 700: what goes wrong is said in the same words each time: what was tried on what, what went wrong, what to do.
+//! 720: what goes wrong is said in the same words each time: what was tried on what, what went wrong, what to do.
 
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;

@@ -1,0 +1,3 @@
+module r3map.dev/go/r3map
+
+go 1.22
