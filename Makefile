@@ -14,14 +14,14 @@ include := $(DESTDIR)$(PREFIX)/include
 bin := $(DESTDIR)$(PREFIX)/bin
 man := $(DESTDIR)$(PREFIX)/share/man/man1
 
-.PHONY: help setup build demo demo-nbd test test-rust test-c test-go test-command test-guest test-qemu bench install uninstall lint clean
+.PHONY: help setup build demo demo-nbd test test-rust test-c test-python test-go test-command test-guest test-qemu bench install uninstall lint clean
 
 help:
 	@echo 'make setup       install what is missing (as root; else it says what to install)'
 	@echo 'make build       build the library and the command'
 	@echo 'make demo        a SQLite database at a server as a file and as memory, every byte compared'
 	@echo 'make demo-nbd    the same on a real /dev/nbdX, in a User-Mode Linux guest'
-	@echo 'make test        all tests (parts: test-rust test-c test-go test-command test-guest)'
+	@echo 'make test        all tests (parts: test-rust test-c test-python test-go test-command test-guest)'
 	@echo 'make test-qemu   the device tests on a stock Debian kernel in QEMU, some 15 minutes'
 	@echo 'make bench       figures, each beside a floor or a peer of the same run (WHAT=copy: those named so)'
 	@echo 'make install     PREFIX=$(PREFIX) DESTDIR=: the r3map command and its manual, libr3map, r3map.h, r3map.pc'
@@ -34,23 +34,23 @@ setup:
 
 build:
 	@scripts/setup build
-	$(CARGO) build --release --locked --workspace
+	$(CARGO) build --release --locked
 
 demo:
 	@scripts/setup test
-	$(CARGO) build --release --locked --workspace --bins --examples
+	$(CARGO) build --release --locked --bins --examples
 	examples/demo --programs $(built)
 
 demo-nbd:
 	@scripts/setup test
-	$(CARGO) build --release --locked --workspace --bins --examples
+	$(CARGO) build --release --locked --bins --examples
 	tests/kernel/run --memory 2G --timeout 300 -- examples/demo --programs $(abspath $(built)) --only nbd
 
 test:
 	@scripts/setup test
 	tests/run
 
-test-rust test-c test-go test-command test-guest: test-%:
+test-rust test-c test-python test-go test-command test-guest: test-%:
 	@scripts/setup test
 	tests/run $*
 
@@ -63,6 +63,7 @@ bench:
 	$(CARGO) build --release --locked -p r3map-benches
 	$(built)/r3map-bench $(WHAT)
 	@test -n "$(filter-out read_at go,$(WHAT))" || benches/go
+	@test -n "$(WHAT)" || benches/python/run
 	@test -e /sys/block/nbd0 || { echo 'On /dev/nbdX, in a User-Mode Linux guest:'; \
 		tests/kernel/run --memory 1G --timeout 300 -- $(abspath $(built))/r3map-bench nbd || \
 		echo 'nbd: not measured, for the reason above'; }

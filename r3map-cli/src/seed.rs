@@ -200,6 +200,8 @@ fn report(event: &SeedEvent, progress: &Progress) {
 fn glance(seeder: &Seeder) -> Option<Glance> {
     let stats = seeder.stats().ok()?;
     let (served, rate) = (stats.get("served_bytes").filter(|served| *served > 0)?, stats.get("dirty_rate")?);
-    let text = format!(", {}/s written by the app", HumanBytes(rate));
-    Some(Glance { done: served, fields: json!({"served_bytes": served, "dirty_rate": rate}), text })
+    let text = format!(", {} served, {}/s written by the app", HumanBytes(served), HumanBytes(rate));
+    // What is written again is served again.
+    let done = served.min(stats.get("size")?);
+    Some(Glance { done, fields: json!({"served_bytes": served, "dirty_rate": rate}), text })
 }

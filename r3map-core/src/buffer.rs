@@ -3,6 +3,8 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::Mutex;
 
+use once_cell::sync::Lazy;
+
 /// The smallest buffer kept for reuse, 4 KiB.
 const SMALLEST: usize = 1 << 12;
 /// The largest, 32 MiB: the largest chunk.
@@ -13,8 +15,9 @@ const KEPT_PER_CLASS: usize = 32 << 20;
 
 static POOL: [Mutex<Vec<Box<[u8]>>>; CLASSES] = [const { Mutex::new(Vec::new()) }; CLASSES];
 
-/// What a buffer shows that nobody has written to. It takes no memory.
-static UNWRITTEN: [u8; LARGEST] = [0; LARGEST];
+/// What a buffer shows that nobody has written to. Pages that are only read take no memory, and as no constant it takes
+/// no room in the library's file either.
+static UNWRITTEN: Lazy<Box<[u8]>> = Lazy::new(|| vec![0; LARGEST].into_boxed_slice());
 
 /// A length of bytes that a request owns. Its content is unspecified until it is written: zeros, or what an
 /// earlier user of the library in this process left there; fill all of it before showing it to anybody.

@@ -11,6 +11,9 @@ use crate::sync::{Condvar, Mutex, MutexGuard};
 /// How much later the one who waits gives up than the one who works.
 const MOMENT: Duration = Duration::from_millis(250);
 
+/// How often a thread that waits asks an [asking](Cancel::asking) switch.
+const ASK_EVERY: Duration = Duration::from_millis(50);
+
 /// A switch that another thread triggers to end the calls it was given to. Once triggered it stays so.
 ///
 /// Clones are the same switch. A call that was cancelled may or may not have taken effect, like one that
@@ -23,6 +26,7 @@ struct CancelInner {
     triggered: AtomicBool,
     next: AtomicU64,
     parked: Mutex<HashMap<u64, Weak<Wakeup>>>,
+    ask: Option<Box<dyn Fn() -> bool + Send + Sync>>,
 }
 
 /// What a waiting thread sleeps on.
@@ -48,12 +52,46 @@ impl Wakeup {
             }
         }
     }
+
+    /// Sleeps until it is woken, the limit is reached or it is time to ask its cancel.
+    fn sleep_within<'a>(
+        &'a self,
+        guard: MutexGuard<'a, ()>,
+        limit: &Limit,
+        ask_at: &mut Option<Instant>,
+    ) -> MutexGuard<'a, ()> {
+        let Some(ask) = limit.cancel.as_ref().filter(|cancel| cancel.0.ask.is_some()) else {
+            return self.sleep(guard, limit.deadline);
+        };
+        let next = *ask_at.get_or_insert_with(|| Instant::now() + ASK_EVERY);
+        let guard = self.sleep(guard, Some(limit.deadline.map_or(next, |deadline| deadline.min(next))));
+        if Instant::now() < next {
+            return guard;
+        }
+        // Whoever is asked may take its time, and others may wake us meanwhile.
+        drop(guard);
+        ask.ask();
+        *ask_at = None;
+        self.lock.lock().unwrap_or_else(|e| e.into_inner())
+    }
 }
 
 impl Cancel {
     /// A switch not yet triggered.
     pub fn new() -> Cancel {
         Cancel::default()
+    }
+
+    /// A switch that is also triggered by what `ask` says: a thread that waits with it asks about every 50 ms,
+    /// with no lock held. For languages that tell only the waiting thread itself that it shall stop.
+    pub fn asking(ask: impl Fn() -> bool + Send + Sync + 'static) -> Cancel {
+        Cancel(Arc::new(CancelInner { ask: Some(Box::new(ask)), ..CancelInner::default() }))
+    }
+
+    fn ask(&self) {
+        if self.0.ask.as_ref().is_some_and(|ask| ask()) {
+            self.trigger();
+        }
     }
 
     /// Ends every call that waits with this switch, now and from now on, with `cancelled`.
@@ -163,6 +201,7 @@ impl<T> Waiter<T> {
     /// Waits for the value within the bound; `what` names the call in the error.
     pub fn wait(self, limit: &Limit, what: &str) -> Result<T> {
         let parked = limit.cancel.as_ref().map(|cancel| cancel.park(&self.slot.wakeup));
+        let mut ask_at = None;
         let mut guard = self.slot.wakeup.lock.lock().unwrap_or_else(|e| e.into_inner());
         let outcome = loop {
             if let Some(value) = self.slot.value.lock().unwrap_or_else(|e| e.into_inner()).take() {
@@ -171,7 +210,7 @@ impl<T> Waiter<T> {
             if let Err(error) = limit.check(what) {
                 break Err(error);
             }
-            guard = self.slot.wakeup.sleep(guard, limit.deadline);
+            guard = self.slot.wakeup.sleep_within(guard, limit, &mut ask_at);
         };
         // `trigger` wakes with its own list lock free but takes ours: let go of ours first.
         drop(guard);
@@ -210,6 +249,7 @@ impl Signal {
         }
         let parked = limit.cancel.as_ref().map(|cancel| cancel.park(&self.wakeup));
         self.waiting.fetch_add(1, Ordering::SeqCst);
+        let mut ask_at = None;
         let mut guard = self.wakeup.lock.lock().unwrap_or_else(|e| e.into_inner());
         let outcome = loop {
             if let Some(found) = look() {
@@ -218,7 +258,7 @@ impl Signal {
             if let Err(error) = limit.check(what) {
                 break Err(error);
             }
-            guard = self.wakeup.sleep(guard, limit.deadline);
+            guard = self.wakeup.sleep_within(guard, limit, &mut ask_at);
         };
         drop(guard);
         self.waiting.fetch_sub(1, Ordering::SeqCst);
@@ -262,5 +302,28 @@ mod tests {
         let error = waiter.wait(&Limit::none().with_cancel(Some(cancel)), "read").unwrap_err();
         assert_eq!(error.code(), Code::Cancelled);
         trigger.join().unwrap();
+    }
+
+    #[test]
+    fn a_waiting_thread_asks_a_cancel_itself_and_may_be_brought_the_value_meanwhile() {
+        let (waiter, notifier) = Waiter::new();
+        let notifier = std::sync::Mutex::new(Some(notifier));
+        let asked = Arc::new(AtomicU64::new(0));
+        let cancel = Cancel::asking({
+            let asked = asked.clone();
+            let waiting = thread::current().id();
+            move || {
+                assert_eq!(thread::current().id(), waiting);
+                if asked.fetch_add(1, Ordering::SeqCst) == 1 {
+                    notifier.lock().unwrap().take().unwrap().notify(7);
+                }
+                asked.load(Ordering::SeqCst) > 2
+            }
+        });
+        let limit = Limit::none().with_cancel(Some(cancel));
+        assert_eq!(waiter.wait(&limit, "read").unwrap(), 7);
+        let (waiter, _notifier) = Waiter::<()>::new();
+        assert_eq!(waiter.wait(&limit, "read").unwrap_err().code(), Code::Cancelled);
+        assert_eq!(asked.load(Ordering::SeqCst), 3);
     }
 }

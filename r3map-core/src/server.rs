@@ -325,7 +325,7 @@ impl Inner {
 }
 
 /// The URL of what is offered under a name at a server whose URL this is.
-pub(crate) fn named(url: &str, name: &str) -> String {
+pub fn named(url: &str, name: &str) -> String {
     match url.starts_with("r3map+unix:") {
         true => format!("{url}?name={}", listener::encode(name)),
         false => format!("{url}/{}", listener::encode(name)),
