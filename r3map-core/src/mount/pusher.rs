@@ -155,7 +155,7 @@ impl Pusher {
             return Ok(());
         }
         let begun = Instant::now();
-        self.region.collect()?;
+        looks.collect(&self.region)?;
         let cost = begun.elapsed();
         let (mut from, mut pushed) = (0, 0);
         while let Some(run) = self.unless_held(|| self.region.push_quiet(from, SHORTEST, limit.deadline)) {
