@@ -3,7 +3,8 @@
 //! bound or a length.
 
 use std::fs::File;
-use std::sync::atomic::AtomicU64;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
 
@@ -92,6 +93,21 @@ impl Words {
     }
 }
 
+/// As a set of bits, 64 a word.
+impl Words {
+    /// Sets the bits of a range.
+    pub fn set(&self, bits: Range<u64>) {
+        for bit in bits {
+            self[(bit / 64) as usize].fetch_or(1 << (bit % 64), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a bit is set.
+    pub fn has(&self, bit: u64) -> bool {
+        self[(bit / 64) as usize].load(Ordering::Relaxed) >> (bit % 64) & 1 == 1
+    }
+}
+
 impl std::ops::Deref for Words {
     type Target = [AtomicU64];
 
@@ -108,7 +124,6 @@ impl std::ops::Deref for Words {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::Ordering;
 
     #[test]
     fn words_are_zero_until_written_and_a_table_of_none_is_empty() {

@@ -28,6 +28,7 @@ use crate::thread::Process;
 mod cache;
 pub mod direct;
 mod leeched;
+mod looks;
 pub mod managed;
 mod puller;
 mod pusher;

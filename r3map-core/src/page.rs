@@ -39,9 +39,11 @@ pub enum State {
     ZeroDirty = 9,
     /// Those zeroes are being sent.
     ZeroPushing = 10,
+    /// As Dirty, and not written since the pusher looked last.
+    Quiet = 11,
 }
 
-const STATES: [State; 11] = [
+const STATES: [State; 12] = [
     State::Absent,
     State::Fetching,
     State::Filling,
@@ -53,6 +55,7 @@ const STATES: [State; 11] = [
     State::Evicting,
     State::ZeroDirty,
     State::ZeroPushing,
+    State::Quiet,
 ];
 
 /// A set of states.
@@ -72,7 +75,8 @@ impl Set {
     }
 
     /// Bytes are kept here and may be read.
-    pub const STORED: Set = Set::of(&[State::Clean, State::Dirty, State::Pushing, State::Redirtied, State::Evicting]);
+    pub const STORED: Set =
+        Set::of(&[State::Clean, State::Dirty, State::Quiet, State::Pushing, State::Redirtied, State::Evicting]);
     /// Known to be zero without any bytes kept.
     pub const ZERO: Set = Set::of(&[State::Zero, State::ZeroDirty, State::ZeroPushing]);
     /// May be read here without asking anybody.
@@ -81,12 +85,17 @@ impl Set {
     pub const MISSING: Set = Set::of(&[State::Absent, State::Fetching]);
     /// Newer here than at the backend.
     pub const UNPUSHED: Set =
-        Set::of(&[State::Dirty, State::Pushing, State::Redirtied, State::ZeroDirty, State::ZeroPushing]);
+        Set::of(&[State::Dirty, State::Quiet, State::Pushing, State::Redirtied, State::ZeroDirty, State::ZeroPushing]);
 
     /// Whether the state is in the set.
     #[inline]
     pub const fn has(self, state: State) -> bool {
         self.0 >> state as u16 & 1 == 1
+    }
+
+    /// The set with one state more.
+    pub const fn with(self, state: State) -> Set {
+        Set(self.0 | 1 << state as u16)
     }
 
     /// Whether every state of this set is in the other.
@@ -96,7 +105,7 @@ impl Set {
 
     /// The set of all states that are not in this one.
     pub const fn complement(self) -> Set {
-        Set(!self.0 & 0x7FF)
+        Set(!self.0 & 0xFFF)
     }
 }
 
@@ -133,7 +142,7 @@ pub struct PageStates {
     words: Words,
     // A bit that is set once any of its 1,024 pages leaves Absent, and never cleared.
     summary: Words,
-    counts: [AtomicU64; 11],
+    counts: [AtomicU64; 12],
 }
 
 impl PageStates {
@@ -374,7 +383,7 @@ mod tests {
         for _ in 0..60 {
             let start = random(pages);
             let end = (start + 1 + random(90)).min(pages);
-            let to = STATES[random(11) as usize];
+            let to = STATES[random(12) as usize];
             let all: Vec<_> = STATES.iter().map(|from| (*from, to)).collect();
             states.change(start..end, &Change::of(&all), |_, _, _| {});
         }

@@ -45,6 +45,9 @@ pub trait Window: Send + Sync {
     /// first, so that a write after that is told the next time. Only looks at these pages.
     fn collect(&self, pages: Range<u64>, written: &mut dyn FnMut(Range<u64>)) -> Result<()>;
 
+    /// Lets these pages be written without a fault: they count as written the next time, whether they were or not.
+    fn allow(&self, pages: Range<u64>) -> Result<()>;
+
     /// Closes pages, so that the next touch of each is a fault again.
     fn forget(&self, pages: Range<u64>) -> Result<()>;
 
@@ -90,8 +93,12 @@ pub struct Region {
 
 const FILLED_DIRTY: Change = Change::of(&[(State::Filling, State::Dirty)]);
 /// A write to stored bytes, after the bytes.
-const WRITTEN: Change =
-    Change::of(&[(State::Clean, State::Dirty), (State::Pushing, State::Redirtied), (State::Evicting, State::Dirty)]);
+const WRITTEN: Change = Change::of(&[
+    (State::Clean, State::Dirty),
+    (State::Quiet, State::Dirty),
+    (State::Pushing, State::Redirtied),
+    (State::Evicting, State::Dirty),
+]);
 /// What a writer may take for itself when it brings the whole page.
 const TAKE_WHOLE: Set = Set::of(&[State::Absent, State::Fetching, State::Zero, State::ZeroDirty]);
 /// Trims that need no bytes touched, and those that do.
@@ -100,9 +107,10 @@ const TRIM: Change = Change::of(&[
     (State::Fetching, State::ZeroDirty),
     (State::Clean, State::Filling),
     (State::Dirty, State::Filling),
+    (State::Quiet, State::Filling),
 ]);
 /// What those begin with.
-const FREE: Set = Set::of(&[State::Absent, State::Fetching, State::Clean, State::Dirty]);
+const FREE: Set = Set::of(&[State::Absent, State::Fetching, State::Clean, State::Dirty, State::Quiet]);
 const TRIMMED: Change = Change::of(&[(State::Filling, State::ZeroDirty)]);
 const UNTRIMMED: Change = Change::of(&[(State::Filling, State::Absent)]);
 /// Where old bytes may lie behind a page that is not here, they go before it counts as zero.
@@ -536,11 +544,16 @@ impl Region {
 
     /// Marks what was written through the mapping since the last time, and says how many pages that are.
     pub fn collect(&self) -> Result<u64> {
-        let Some(window) = self.window() else { return Ok(0) };
         let mut found = 0;
+        self.collect_each(|run| found += run.end - run.start)?;
+        Ok(found)
+    }
+
+    /// The same, and tells which: in order.
+    pub fn collect_each(&self, mut tell: impl FnMut(Range<u64>)) -> Result<()> {
+        let Some(window) = self.window() else { return Ok(()) };
         // Pages being filled may have been opened and written already.
-        const OPEN: Set =
-            Set::of(&[State::Clean, State::Dirty, State::Pushing, State::Redirtied, State::Evicting, State::Filling]);
+        const OPEN: Set = Set::STORED.with(State::Filling);
         let mut at = 0;
         while let Some(mut run) = self.states.next_run(at..self.states.pages(), OPEN) {
             // A look at a few pages too many is cheaper than another call.
@@ -553,13 +566,25 @@ impl Region {
                         self.settled(page);
                     }
                 }
-                found += written.end - written.start;
+                tell(written.clone());
                 self.marks.mark(written.clone());
                 self.states.change(written, &WRITTEN, |_, _, _| {});
             })?;
             at = run.end;
         }
-        Ok(found)
+        Ok(())
+    }
+
+    /// Spares whoever will write these pages through the mapping a fault for each: those that are here are as good
+    /// as written.
+    pub fn allow(&self, pages: Range<u64>) -> Result<()> {
+        let Some(window) = self.window() else { return Ok(()) };
+        let mut at = pages.start;
+        while let Some(run) = self.states.next_run(at..pages.end, Set::STORED) {
+            at = run.end;
+            window.allow(run)?;
+        }
+        Ok(())
     }
 
     /// Bytes that are here or known to be zero.

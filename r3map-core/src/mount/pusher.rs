@@ -3,17 +3,21 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cancel::{Limit, Signal, deadline_in};
 use crate::error::{Error, Result};
 use crate::event::{Events, Kind};
+use crate::mount::looks::Looks;
 use crate::options::MountOptions;
+use crate::page::PAGE;
 use crate::region::Region;
 use crate::thread;
 
 /// Bytes of pushes under way at once.
 const WINDOW: u64 = 16 << 20;
+/// The shortest run that is pushed before the interval is over: 64 KiB. Shorter ones may still grow together.
+const SHORTEST: u64 = (64 << 10) / PAGE;
 
 /// The pusher of a region.
 pub struct Pusher {
@@ -51,7 +55,8 @@ impl Pusher {
             return Ok(());
         }
         let pusher = self.clone();
-        let started = thread::spawn("r3map-push", move || pusher.run());
+        let looks = Looks::new(self.interval, self.region.states().pages())?;
+        let started = thread::spawn("r3map-push", move || pusher.run(looks));
         let started = started.map_err(|error| Error::io("start the pusher", error))?;
         *self.thread.lock().unwrap_or_else(|e| e.into_inner()) = Some(started);
         Ok(())
@@ -92,44 +97,87 @@ impl Pusher {
         pushed
     }
 
-    fn run(&self) {
+    fn run(&self, mut looks: Looks) {
         thread::as_batch();
         let stopped = || self.stop.load(Ordering::SeqCst).then_some(());
+        let mut due = deadline_in(self.interval);
         let mut failed = false;
-        while self.wake.wait(&Limit::within(self.interval), "push", stopped).is_err() {
+        loop {
+            // What does not get through now is not tried sooner than it has to be.
+            let look = deadline_in(looks.pause()).filter(|_| !failed);
+            let next = due.into_iter().chain(look).min();
+            if self.wake.wait(&Limit { deadline: next, cancel: None }, "push", stopped).is_ok() {
+                return;
+            }
             let limit = Limit { deadline: deadline_in(self.deadline), cancel: None };
-            let round = self.round(&limit);
-            match (&round, failed) {
+            let pushed = if next != due {
+                self.look(&mut looks, &limit)
+            } else {
+                let round = self.round(&mut looks, &limit);
+                due = deadline_in(self.interval);
+                round
+            };
+            match (&pushed, failed) {
                 (Err(error), false) => self.events.tell(Kind::PushFailed, Some(error.clone())),
                 (Ok(()), true) => self.events.tell(Kind::Recovered, None),
                 _ => {}
             }
-            failed = round.is_err();
+            failed = pushed.is_err();
         }
     }
 
-    fn push_next(&self, from: u64, limit: &Limit) -> Option<u64> {
+    /// Starts a push, unless pushing is held.
+    fn unless_held<T>(&self, push: impl FnOnce() -> Option<T>) -> Option<T> {
         let held = self.held();
-        if *held { None } else { self.region.push_next(from, limit.deadline) }
+        if *held { None } else { push() }
     }
 
-    /// One look at what is dirty.
-    fn round(&self, limit: &Limit) -> Result<()> {
+    /// Pushes all that is dirty.
+    fn round(&self, looks: &mut Looks, limit: &Limit) -> Result<()> {
         if *self.held() {
             return Ok(());
         }
         self.region.collect()?;
+        looks.begin_interval(&self.region);
         let mut from = 0;
-        while let Some(next) = self.push_next(from, limit) {
+        while let Some(next) = self.unless_held(|| self.region.push_next(from, limit.deadline)) {
             from = next;
-            self.region.wait_pushing_below(self.window, limit)?;
-            if self.stop.load(Ordering::SeqCst) {
+            if !self.has_room(limit)? {
                 break;
             }
         }
-        match self.region.push_failure() {
-            Some(error) => Err(error),
-            None => Ok(()),
+        self.outcome()
+    }
+
+    /// Pushes long runs that were dirty at the last look and were not written since, nor pushed in this interval.
+    fn look(&self, looks: &mut Looks, limit: &Limit) -> Result<()> {
+        if *self.held() {
+            return Ok(());
         }
+        let begun = Instant::now();
+        looks.collect(&self.region)?;
+        let cost = begun.elapsed();
+        let (mut from, mut pushed) = (0, 0);
+        while let Some(run) = self.unless_held(|| self.region.push_quiet(from, SHORTEST, limit.deadline)) {
+            from = run.end;
+            pushed += run.end - run.start;
+            looks.pushed(run);
+            if !self.has_room(limit)? {
+                break;
+            }
+        }
+        let quiet = self.region.quieten(|page| looks.has_pushed(page));
+        looks.learn(&self.region, pushed, quiet, cost);
+        self.outcome()
+    }
+
+    /// Waits for room in the window; says whether to go on.
+    fn has_room(&self, limit: &Limit) -> Result<bool> {
+        self.region.wait_pushing_below(self.window, limit)?;
+        Ok(!self.stop.load(Ordering::SeqCst))
+    }
+
+    fn outcome(&self) -> Result<()> {
+        self.region.push_failure().map_or(Ok(()), Err)
     }
 }

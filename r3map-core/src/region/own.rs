@@ -22,14 +22,22 @@ pub trait Ledger: Send + Sync {
 }
 
 /// What can be forgotten at once.
-const KNOWN: Set =
-    Set::of(&[State::Fetching, State::Clean, State::Zero, State::Dirty, State::ZeroDirty, State::Evicting]);
+const KNOWN: Set = Set::of(&[
+    State::Fetching,
+    State::Clean,
+    State::Zero,
+    State::Dirty,
+    State::Quiet,
+    State::ZeroDirty,
+    State::Evicting,
+]);
 /// A page that is being filled is nobody else's: neither a fetch under way nor a writer has it meanwhile.
 const TAKE: Change = Change::of(&[
     (State::Fetching, State::Filling),
     (State::Clean, State::Filling),
     (State::Zero, State::Filling),
     (State::Dirty, State::Filling),
+    (State::Quiet, State::Filling),
     (State::ZeroDirty, State::Filling),
     (State::Evicting, State::Filling),
 ]);

@@ -43,7 +43,8 @@ impl Under {
     }
 }
 
-const TAKE: Change = Change::of(&[(State::Dirty, State::Pushing)]);
+const TAKE: Change = Change::of(&[(State::Dirty, State::Pushing), (State::Quiet, State::Pushing)]);
+const TAKE_QUIET: Change = Change::of(&[(State::Quiet, State::Pushing)]);
 const TAKE_ZERO: Change = Change::of(&[(State::ZeroDirty, State::ZeroPushing)]);
 const PUSHED: Change =
     Change::of(&[(State::Pushing, State::Clean), (State::Redirtied, State::Dirty), (State::ZeroPushing, State::Zero)]);
@@ -53,7 +54,10 @@ const NOT_PUSHED: Change = Change::of(&[
     (State::ZeroPushing, State::ZeroDirty),
 ]);
 /// What waits to be pushed, or may in a moment.
-const WAITING: Set = Set::of(&[State::Dirty, State::ZeroDirty, State::Filling]);
+const WAITING: Set = DIRTY.with(State::ZeroDirty).with(State::Filling);
+/// What is pushed with its bytes.
+const DIRTY: Set = Set::of(&[State::Dirty, State::Quiet]);
+const QUIETEN: Change = Change::of(&[(State::Dirty, State::Quiet)]);
 /// Zeroes carry no bytes: one push may be long.
 const LONGEST_ZERO: u64 = (1 << 30) / PAGE;
 
@@ -61,35 +65,81 @@ impl Region {
     /// Starts pushing the first dirty run at or after `from`, at most a request long, and says where to look for
     /// the next: no page before that is left dirty. `None` if nothing there is.
     pub fn push_next(self: &Arc<Self>, mut from: u64, deadline: Option<Instant>) -> Option<u64> {
-        let longest = u64::from(self.info().max_request.min(self.info().chunk_size.max(1 << 20))) / PAGE;
         loop {
             from = self.states().next_run(from..self.states().pages(), WAITING)?.start;
             let (kind, take, longest) = match self.settled(from) {
-                State::Dirty => (State::Dirty, &TAKE, longest.max(1)),
-                State::ZeroDirty => (State::ZeroDirty, &TAKE_ZERO, LONGEST_ZERO),
+                State::Dirty | State::Quiet => (DIRTY, &TAKE, self.longest_push()),
+                State::ZeroDirty => (Set::of(&[State::ZeroDirty]), &TAKE_ZERO, LONGEST_ZERO),
                 _ => continue,
             };
             let stop = self.states().pages().min(from + longest);
-            let Some(run) = self.states().next_run(from..stop, Set::of(&[kind])) else { continue };
-            let taken = self.take(run, take);
-            for (number, run) in &taken {
-                self.push(*number, run.clone(), kind == State::ZeroDirty, deadline);
-            }
-            let reached = taken.iter().fold(from, |at, (_, run)| if run.start == at { run.end } else { at });
+            let Some(run) = self.states().next_run(from..stop, kind) else { continue };
+            let reached = self.push_run(run, take, deadline);
             if reached > from {
                 return Some(reached);
             }
         }
     }
 
+    /// Starts pushing the first run at or after `from`, at most a request long, of pages that are quiet and whose
+    /// neighbours are so, too: at least `shortest` pages. Says which; `None` if nothing there is.
+    pub fn push_quiet(self: &Arc<Self>, mut from: u64, shortest: u64, deadline: Option<Instant>) -> Option<Range<u64>> {
+        let pages = self.states().pages();
+        loop {
+            let run = self.states().next_run(from..pages, Set::of(&[State::Quiet]))?;
+            if run.end - run.start < shortest {
+                from = run.end;
+                continue;
+            }
+            let end = run.end.min(run.start + self.longest_push());
+            let reached = self.push_run(run.start..end, &TAKE_QUIET, deadline);
+            if reached > run.start {
+                return Some(run.start..reached);
+            }
+            from = run.start + 1;
+        }
+    }
+
+    /// Makes dirty pages quiet, but for those that are to be left; says how many.
+    pub fn quieten(&self, leave: impl Fn(u64) -> bool) -> u64 {
+        let (mut at, mut quiet) = (0, 0);
+        while let Some(run) = self.states().next_run(at..self.states().pages(), Set::of(&[State::Dirty])) {
+            at = run.end;
+            let mut start = run.start;
+            while start < run.end {
+                let end = (start..run.end).find(|page| leave(*page)).unwrap_or(run.end);
+                self.states().change(start..end, &QUIETEN, |run, _, _| quiet += run.end - run.start);
+                start = end + 1;
+            }
+        }
+        quiet
+    }
+
+    fn longest_push(&self) -> u64 {
+        (u64::from(self.info().max_request.min(self.info().chunk_size.max(1 << 20))) / PAGE).max(1)
+    }
+
+    /// Pushes what `take` takes of a run; says up to where nothing was passed over.
+    fn push_run(self: &Arc<Self>, run: Range<u64>, take: &Change, deadline: Option<Instant>) -> u64 {
+        let taken = self.take(run.clone(), take);
+        let mut reached = run.start;
+        for (number, run, from) in taken {
+            if run.start == reached {
+                reached = run.end;
+            }
+            self.push(number, run, from == State::ZeroDirty, deadline);
+        }
+        reached
+    }
+
     /// Takes the pages of a run that still are as `take` wants them: a push for each piece. A page is never seen
     /// as being pushed before its push counts as begun, or a sync would not wait for it.
-    fn take(&self, run: Range<u64>, take: &Change) -> Vec<(u64, Range<u64>)> {
+    fn take(&self, run: Range<u64>, take: &Change) -> Vec<(u64, Range<u64>, State)> {
         let mut taken = Vec::new();
         let mut under = self.pushes.lock();
-        self.states().change(run, take, |run, _, _| {
+        self.states().change(run, take, |run, from, _| {
             let bytes = self.bytes_of(&run);
-            taken.push((under.begin(bytes.end - bytes.start), run));
+            taken.push((under.begin(bytes.end - bytes.start), run, from));
         });
         taken
     }

@@ -164,7 +164,7 @@ fn done(waiter: Waiter<Result<Reply>>) -> Result<Vec<u8>> {
 }
 
 const P: usize = PAGE as usize;
-use State::{Absent, Clean, Dirty, Evicting, Fetching, Pushing, Redirtied, Zero, ZeroDirty, ZeroPushing};
+use State::{Absent, Clean, Dirty, Evicting, Fetching, Pushing, Quiet, Redirtied, Zero, ZeroDirty, ZeroPushing};
 
 #[test]
 fn absent_to_fetching_asks_once_and_whoever_comes_later_waits_in_the_same_fetch() {
@@ -345,6 +345,34 @@ fn a_trim_of_a_page_being_pushed_is_dirty_again_and_reads_zero() {
     bed.request().completion.complete(Ok(Reply::Done));
     bed.region.push_next(0, None);
     assert_eq!(bed.pushed(&bed.request()), (0, vec![0; P]));
+}
+
+#[test]
+fn dirty_to_quiet_at_a_look_but_for_those_left_and_a_writer_makes_it_dirty_again() {
+    let bed = Bed::new();
+    bed.put(5, 0, 3 * P);
+    bed.zero(3..4);
+    assert_eq!(bed.region.quieten(|page| page == 1), 2);
+    assert_eq!(bed.states(), [Quiet, Dirty, Quiet, ZeroDirty]);
+    assert_eq!((bed.here(0, 3 * P), bed.region.dirty_bytes()), (vec![5; 3 * P], SIZE));
+    bed.put(6, 100, 1);
+    assert_eq!(bed.states(), [Dirty, Dirty, Quiet, ZeroDirty]);
+    bed.zero(2..3);
+    assert_eq!((bed.states()[2], bed.here(2 * PAGE, P)), (ZeroDirty, vec![0; P]));
+}
+
+#[test]
+fn quiet_to_pushing_alone_takes_long_runs_and_with_dirty_ones_whatever_there_is() {
+    let bed = Bed::new();
+    bed.put(5, 0, SIZE as usize);
+    bed.region.quieten(|page| page == 1);
+    assert_eq!(bed.region.push_quiet(0, 3, None), None, "no run is that long");
+    assert_eq!(bed.region.push_quiet(0, 2, None), Some(2..4));
+    assert_eq!(bed.states(), [Quiet, Dirty, Pushing, Pushing]);
+    assert_eq!(bed.pushed(&bed.request()), (2 * PAGE, vec![5; 2 * P]), "and it failed, since nobody answered");
+    assert_eq!(bed.states(), [Quiet, Dirty, Dirty, Dirty]);
+    bed.region.push_next(0, None);
+    assert_eq!(bed.states(), [Pushing; 4]);
 }
 
 #[test]

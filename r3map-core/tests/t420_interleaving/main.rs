@@ -16,7 +16,7 @@
 //! | FILLING → ZERO never; a failed FETCHING page never ABSENT | rows, this |
 //! | a whole page written is left CLEAN | rows, this |
 //! | a writer marks before its bytes; no CLEAN → DIRTY; no PUSHING → REDIRTIED | this, the last two also rows (hang) |
-//! | no EVICTING → DIRTY | rows (hang) |
+//! | no EVICTING → DIRTY, no QUIET → DIRTY | rows (hang) |
 //! | DIRTY → PUSHING leaves it to be pushed again at once | rows, this |
 //! | a push counts as begun after its pages are taken | this |
 //! | a push acknowledged makes REDIRTIED CLEAN; one that failed makes PUSHING CLEAN or is forgotten | rows |
@@ -170,6 +170,15 @@ impl World {
                 Actor::Pusher => {
                     self.region.collect().unwrap();
                     let mut from = 0;
+                    if thread_rng().gen_bool(0.5) {
+                        let shortest = thread_rng().gen_range(1..3);
+                        while let Some(run) = self.region.push_quiet(from, shortest, None) {
+                            from = run.end;
+                        }
+                        let left = thread_rng().gen_range(0..5);
+                        self.region.quieten(|page| page == left);
+                        continue;
+                    }
                     while let Some(next) = self.region.push_next(from, None) {
                         from = next;
                     }

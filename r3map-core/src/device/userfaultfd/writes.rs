@@ -73,6 +73,20 @@ impl Writes {
             Writes::Faulted(faulted) => faulted.collect(pages, |run| protect(descriptor, area, run, true), written),
         }
     }
+
+    /// Lets a run of pages be written without a fault; they then count as written.
+    pub fn allow_run(&self, pages: &Range<u64>, area: &Area, descriptor: &Descriptor) -> Result<()> {
+        let allowed = match self {
+            Writes::None => Ok(()),
+            Writes::Noted(_) => protect(descriptor, area, pages, false),
+            Writes::Faulted(faulted) => {
+                let writable = faulted.lock();
+                writable.set(pages.clone());
+                protect(descriptor, area, pages, false)
+            }
+        };
+        allowed.map_err(|error| Error::io("let pages of a slice be written", error))
+    }
 }
 
 /// Protects a run of pages or lets them be written. A page whose mapping is broken is left out: it can neither
@@ -123,7 +137,7 @@ impl Faulted {
     /// A page is about to be written: marks it, then lets it be written by `unprotect`.
     pub fn allow(&self, page: u64, unprotect: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let writable = self.lock();
-        set(&writable, page..page + 1);
+        writable.set(page..page + 1);
         unprotect()
     }
 
@@ -140,7 +154,7 @@ impl Faulted {
                 let writable = self.lock();
                 let Some(run) = take_run(&writable, at..pages.end) else { return Ok(()) };
                 if let Err(error) = protect(&run) {
-                    set(&writable, run);
+                    writable.set(run);
                     return Err(Error::io("protect pages of a slice again", error));
                 }
                 run
@@ -149,13 +163,6 @@ impl Faulted {
             at = run.end;
             written(run);
         }
-    }
-}
-
-fn set(words: &Words, pages: Range<u64>) {
-    use std::sync::atomic::Ordering::Relaxed;
-    for page in pages {
-        words[(page / 64) as usize].fetch_or(1 << (page % 64), Relaxed);
     }
 }
 
