@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -29,6 +30,8 @@ pub enum Payload {
     Owned(Buffer),
     /// Bytes that may have to be sent again.
     Shared(Arc<Buffer>),
+    /// Some of the bytes that several frames have parts of.
+    Part(Arc<Buffer>, Range<usize>),
 }
 
 impl Payload {
@@ -37,6 +40,7 @@ impl Payload {
             Payload::Empty => &[],
             Payload::Owned(buffer) => buffer,
             Payload::Shared(buffer) => buffer,
+            Payload::Part(buffer, range) => &buffer[range.clone()],
         }
     }
 }
@@ -44,6 +48,8 @@ impl Payload {
 /// A frame ready to be sent.
 pub struct Packet {
     header: [u8; HEADER_LENGTH],
+    /// How much of `header` there is.
+    length: usize,
     payload: Payload,
 }
 
@@ -55,7 +61,14 @@ impl Packet {
 
     /// The frame of a header that knows its payload already.
     pub fn ready(header: Header, payload: Payload) -> Packet {
-        Packet { header: header.encode(), payload }
+        Packet { header: header.encode(), length: HEADER_LENGTH, payload }
+    }
+
+    /// The message of another protocol, which begins with these bytes: no more than our own header has.
+    pub fn raw(head: &[u8], payload: Payload) -> Packet {
+        let mut header = [0; HEADER_LENGTH];
+        header[..head.len()].copy_from_slice(head);
+        Packet { header, length: head.len(), payload }
     }
 
     /// A frame without payload.
@@ -64,7 +77,7 @@ impl Packet {
     }
 
     fn length(&self) -> usize {
-        HEADER_LENGTH + self.payload.bytes().len()
+        self.length + self.payload.bytes().len()
     }
 }
 
@@ -96,7 +109,8 @@ impl Channel {
         Ok(Channel { socket, wake, outgoing, stopped: AtomicBool::new(false), patience })
     }
 
-    pub(super) fn socket(&self) -> &OwnedFd {
+    /// The socket itself, to ask the kernel about it.
+    pub fn socket(&self) -> &OwnedFd {
         &self.socket
     }
 
@@ -130,8 +144,8 @@ impl Channel {
     fn push(&self, packet: &Packet, sent: &mut usize) -> Result<bool> {
         let payload = packet.payload.bytes();
         while *sent < packet.length() {
-            let header = &packet.header[(*sent).min(HEADER_LENGTH)..];
-            let rest = &payload[sent.saturating_sub(HEADER_LENGTH)..];
+            let header = &packet.header[(*sent).min(packet.length)..packet.length];
+            let rest = &payload[sent.saturating_sub(packet.length)..];
             let pieces = [IoSlice::new(header), IoSlice::new(rest)];
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
             match sendmsg::<()>(self.socket.as_raw_fd(), &pieces, &[], flags, None) {
