@@ -6,8 +6,11 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::sync::{Arc, Mutex};
 use std::time::UNIX_EPOCH;
 
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
+
 use crate::backend::memory::punch;
-use crate::backend::{Backend, Info};
+use crate::backend::{Backend, Extent, Info};
 use crate::error::{Code, Error, Result};
 use crate::migration::home::Home;
 use crate::url::Location;
@@ -73,6 +76,33 @@ impl File {
         Ok(identity)
     }
 
+    /// What the filesystem knows of a range of a file: its holes read as zeros. Block devices know nothing.
+    pub(crate) fn extents_of(file: &std::fs::File, offset: u64, length: u64, most: usize) -> Vec<Extent> {
+        let end = offset + length;
+        // The next byte that is in a hole, or in none; past the last byte in none there is a hole to the end.
+        let next = |whence, at: u64| match lseek(file, at as i64, whence) {
+            Ok(found) => Some((found as u64).min(end)),
+            Err(Errno::ENXIO) => Some(end),
+            Err(_) => None,
+        };
+        let (mut extents, mut at) = (Vec::new(), offset);
+        while at < end && extents.len() < most {
+            let Some(data) = next(Whence::SeekData, at) else { break };
+            let (until, zero) =
+                if data > at { (data, true) } else { (next(Whence::SeekHole, at).unwrap_or(end), false) };
+            // A file that others change may have become another one in between.
+            if until <= at {
+                break;
+            }
+            extents.push(Extent { length: until - at, zero });
+            at = until;
+        }
+        if extents.is_empty() {
+            extents.push(Extent { length, zero: false });
+        }
+        extents
+    }
+
     fn size_of(mut file: &std::fs::File, name: &str) -> Result<u64> {
         let metadata = file.metadata().map_err(|error| Error::io(format!("look at {name}"), error))?;
         if metadata.is_file() {
@@ -124,6 +154,11 @@ impl Backend for File {
             done += step;
         }
         Ok(())
+    }
+
+    fn extents(&self, offset: u64, length: u64, most: usize) -> Result<Vec<Extent>> {
+        self.info.check(offset, length)?;
+        Ok(File::extents_of(&self.file, offset, length, most))
     }
 
     fn sync(&self) -> Result<()> {
