@@ -149,6 +149,16 @@ fn decode(text: &str) -> Vec<u8> {
     decoded
 }
 
+/// A path or name as it stands in a URL.
+pub fn percent_encode(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if plain(byte) { encoded.push(byte as char) } else { encoded.push_str(&format!("%{byte:02X}")) }
+    }
+    encoded
+}
+
 /// The error for a scheme that this build does not open.
 pub fn unknown_scheme(scheme: &str) -> Error {
     invalid(format!("unknown scheme {scheme:?}{}", nearest(scheme, SCHEMES, "")))
