@@ -17,6 +17,7 @@ use crate::url::Location;
 pub mod dir;
 pub mod file;
 pub mod memory;
+pub mod nbd;
 mod pool;
 pub mod remote;
 
@@ -199,6 +200,11 @@ pub trait Backend: Send + Sync + 'static {
     /// but reads no bytes. By default nothing is known.
     fn extents(&self, _offset: u64, length: u64, _most: usize) -> Result<Vec<Extent>> {
         Ok(vec![Extent { length, zero: false }])
+    }
+
+    /// The file that has every byte at its offset, if all of them are in one: they are then sent without a copy.
+    fn file(&self) -> Option<Arc<std::fs::File>> {
+        None
     }
 
     /// Says that these bytes will be read soon, and returns at once. By default that changes nothing.
@@ -432,6 +438,7 @@ pub fn open(url: &str, options: &BackendOptions) -> Result<Arc<dyn Backend>> {
         "file" => Ok(Arc::new(file::File::open(&location)?)),
         "dir" => Ok(Arc::new(dir::Directory::open(&location)?)),
         "r3map" | "r3map+unix" => Ok(Arc::new(remote::Remote::open(&location, options)?)),
+        "nbd" | "nbd+unix" => Ok(Arc::new(nbd::Nbd::open(&location, options)?)),
         other => Err(crate::url::unknown_scheme(other)),
     }
 }

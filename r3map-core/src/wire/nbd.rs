@@ -320,7 +320,7 @@ pub fn error_of(number: u32, what: impl std::fmt::Display, why: &str) -> Error {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// The bytes of a request, as a kernel sends them.
