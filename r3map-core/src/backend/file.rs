@@ -18,7 +18,7 @@ use crate::url::Location;
 /// A file of this host. `sync` is fdatasync.
 pub struct File {
     info: Info,
-    file: std::fs::File,
+    file: Arc<std::fs::File>,
     /// None of a block device, beside which nothing lasts.
     home: Option<Arc<Home>>,
     /// The first sync that failed.
@@ -60,7 +60,8 @@ impl File {
         let identity = Some(File::identity_of(&file, name)?);
         let is_regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
         let home = is_regular.then(|| Home::beside(&path));
-        Ok(File { info: Info { read_only, identity, ..Info::local(name, size) }, file, home, lost: Mutex::default() })
+        let info = Info { read_only, identity, ..Info::local(name, size) };
+        Ok(File { info, file: Arc::new(file), home, lost: Mutex::default() })
     }
 
     /// The same for one file (or directory) at every opening, also after a restart of the host, and another for a file that
@@ -154,6 +155,10 @@ impl Backend for File {
             done += step;
         }
         Ok(())
+    }
+
+    fn file(&self) -> Option<Arc<std::fs::File>> {
+        Some(self.file.clone())
     }
 
     fn extents(&self, offset: u64, length: u64, most: usize) -> Result<Vec<Extent>> {

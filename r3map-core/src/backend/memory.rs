@@ -23,7 +23,7 @@ const LONG: usize = 64 << 10;
 pub struct Memory {
     info: Info,
     // The same pages twice: a descriptor and a mapping of it.
-    file: File,
+    file: Arc<File>,
     mapping: Mapping,
     home: Arc<Home>,
 }
@@ -58,7 +58,8 @@ impl Memory {
     pub fn new(size: u64) -> Result<Memory> {
         let file = memory_file(c"r3map-memory", size)?;
         let mapping = Mapping::of_file(&file, size as usize)?;
-        Ok(Memory { info: Info::local("memory:", size), file, mapping, home: Home::memory() })
+        let info = Info::local("memory:", size);
+        Ok(Memory { info, file: Arc::new(file), mapping, home: Home::memory() })
     }
 }
 
@@ -92,6 +93,10 @@ impl Backend for Memory {
     fn zero_at(&self, offset: u64, length: u64) -> Result<()> {
         self.info.check(offset, length)?;
         if length == 0 { Ok(()) } else { punch(&self.file, offset, length) }
+    }
+
+    fn file(&self) -> Option<Arc<File>> {
+        Some(self.file.clone())
     }
 
     fn extents(&self, offset: u64, length: u64, most: usize) -> Result<Vec<Extent>> {

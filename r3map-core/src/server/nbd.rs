@@ -3,23 +3,24 @@
 //! A connection has a thread, which takes its requests; whoever has an answer sends it. All bytes go through the
 //! [`Channel`] and what reads from it, so encryption has its place below those, and begins where STARTTLS is answered.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::socket::{SockaddrStorage, UnixAddr, getpeername, getsockname, getsockopt, sockopt};
+use nix::sys::socket::{SockaddrStorage, getpeername};
 
 use super::{Inner, Working};
 use crate::error::Result;
 use crate::wire::channel::Channel;
 use crate::wire::incoming::Incoming;
+use crate::wire::socket::PeerProcess;
 use crate::wire::{Identity, socket};
 
 mod answer;
 mod negotiation;
 mod transmission;
 
-use transmission::{Connection, Farewell};
+use transmission::Connection;
 
 /// How long the negotiation may take.
 const GREETING_TIME: Duration = Duration::from_secs(10);
@@ -44,8 +45,8 @@ fn run(server: &Inner, channel: &Arc<Channel>, admitted: Result<()>) -> Result<(
     agreed.export.lease.arrive(peer.identity);
     let connection = Arc::new(Connection::new(agreed, channel.clone(), peer, server.options.deadline));
     let outcome = connection.take_requests(&mut incoming);
-    connection.finish(working, matches!(outcome, Ok(Farewell::Said)));
-    outcome.map(drop)
+    connection.finish(working);
+    outcome
 }
 
 /// Who a client is.
@@ -53,34 +54,24 @@ pub struct Peer {
     identity: Identity,
     /// For people.
     display: String,
-    /// Whether all connections of the client have this identity.
-    is_known: bool,
+    /// The process, where the kernel knows: all connections of the client have this identity then.
+    process: Option<PeerProcess>,
 }
 
 impl Peer {
     /// The process at the other end of a UNIX socket, where the kernel knows. Nothing tells two TCP connections of
     /// one client from those of two, so each is a client.
     fn of(channel: &Channel) -> Result<Peer> {
-        if let Some((process, identity)) = process(channel) {
-            return Ok(Peer { identity, display: format!("process {process}"), is_known: true });
+        let process = socket::peer_process(channel.socket().as_fd());
+        if let Some((number, began)) = process {
+            let mut identity = Identity::default();
+            identity[..4].copy_from_slice(&number.to_be_bytes());
+            identity[8..].copy_from_slice(&began.to_be_bytes());
+            return Ok(Peer { identity, display: format!("process {number}"), process });
         }
         let address = getpeername::<SockaddrStorage>(channel.socket().as_raw_fd()).ok();
         let display = address.filter(|address| address.as_unix_addr().is_none()).map(|address| address.to_string());
         let display = display.map_or("an NBD client".to_owned(), |address| format!("the NBD client at {address}"));
-        Ok(Peer { identity: socket::random()?, display, is_known: false })
+        Ok(Peer { identity: socket::random()?, display, process })
     }
-}
-
-fn process(channel: &Channel) -> Option<(i32, Identity)> {
-    let descriptor = channel.socket();
-    // A socket without a path was made by `socketpair`, and tells of its maker rather than of its user.
-    getsockname::<UnixAddr>(descriptor.as_raw_fd()).ok().filter(|address| address.path().is_some())?;
-    let process = getsockopt(descriptor, sockopt::PeerCredentials).ok()?.pid();
-    // Numbers of processes come again; when one began does not. One of another namespace has neither.
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    let began: u64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
-    let mut identity = Identity::default();
-    identity[..4].copy_from_slice(&process.to_be_bytes());
-    identity[8..].copy_from_slice(&began.to_be_bytes());
-    Some((process, identity))
 }

@@ -91,6 +91,11 @@ impl Incoming {
         Ok(())
     }
 
+    /// Whether so many bytes are here already.
+    pub fn has(&self, length: usize) -> bool {
+        self.end - self.start >= length
+    }
+
     /// Fills `into` with what comes next of a message.
     pub fn fill(&mut self, channel: &Channel, into: &mut [u8]) -> Result<()> {
         self.fill_in_pieces(channel, into, |_| {})

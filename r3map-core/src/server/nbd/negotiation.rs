@@ -73,7 +73,7 @@ pub fn negotiate(
         channel,
         incoming,
         deadline,
-        is_known: peer.is_known,
+        is_known: peer.process.is_some(),
         admitted,
     };
     negotiation.run()
@@ -93,7 +93,10 @@ impl Negotiation<'_> {
             };
             if let (Err(error), false) = (&self.admitted, option == options::ABORT) {
                 self.reply(option, replies::POLICY, error.message().as_bytes())?;
-                return Err(error.clone());
+                if matches!(option, options::GO | options::EXPORT_NAME) {
+                    return Err(error.clone());
+                }
+                continue;
             }
             let outcome = match option {
                 options::EXPORT_NAME => return self.export_name(&data).map(Some),
@@ -184,7 +187,8 @@ impl Negotiation<'_> {
             return Ok(Err(invalid("LIST has no data")));
         }
         let exports = self.server.exports.read().unwrap_or_else(|e| e.into_inner());
-        let mut names: Vec<String> = exports.keys().cloned().collect();
+        let plain = exports.iter().filter(|(_, export)| export.seed.is_none());
+        let mut names: Vec<String> = plain.map(|(name, _)| name.clone()).collect();
         drop(exports);
         names.sort();
         for name in names {

@@ -1,5 +1,7 @@
 //! The requests of a client that has chosen an export.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -7,7 +9,7 @@ use std::time::Duration;
 use super::Peer;
 use super::negotiation::{Agreed, most_payload};
 use crate::backend::{self, Completion, Operation, Priority, Reply};
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, is_zero};
 use crate::cancel::deadline_in;
 use crate::error::{Code, Error, Result};
 use crate::server::under_way::UnderWay;
@@ -16,6 +18,8 @@ use crate::wire::channel::Channel;
 use crate::wire::incoming::Incoming;
 use crate::wire::nbd::{Command, MOST_PAYLOAD, REQUEST_SIZE, Request, command_flags};
 
+/// From this length on bytes go from a file to the socket without being read.
+const LONG: u32 = 64 << 10;
 /// The most extents in one answer.
 const MOST_EXTENTS: usize = 4096;
 
@@ -23,6 +27,8 @@ const MOST_EXTENTS: usize = 4096;
 pub struct Connection {
     pub(super) channel: Arc<Channel>,
     export: Arc<Export>,
+    /// Where all bytes are in one.
+    pub(super) file: Option<Arc<File>>,
     /// Whether reads are answered in chunks.
     pub(super) structured: bool,
     /// Whether the client may ask which bytes are zeros.
@@ -32,35 +38,37 @@ pub struct Connection {
     under_way: UnderWay,
 }
 
-/// How a connection ends without an error.
-pub enum Farewell {
-    /// The client said goodbye.
-    Said,
-    /// It just ended, or the server did.
-    Unsaid,
-}
-
 impl Connection {
     /// A client that has agreed; each request may take so long, and so may what follows the head of one.
     pub fn new(agreed: Agreed, channel: Arc<Channel>, peer: Peer, deadline: Duration) -> Connection {
         let Agreed { export, structured, allocation } = agreed;
-        Connection { channel, export, structured, allocation, peer, deadline, under_way: UnderWay::default() }
+        let file = export.backend.file().filter(|_| channel.send_files().is_ok());
+        Connection { channel, export, file, structured, allocation, peer, deadline, under_way: UnderWay::default() }
     }
 
     /// Takes requests until the connection ends.
-    pub fn take_requests(self: &Arc<Self>, incoming: &mut Incoming) -> Result<Farewell> {
+    pub fn take_requests(self: &Arc<Self>, incoming: &mut Incoming) -> Result<()> {
         loop {
+            if self.channel.is_stuck() {
+                self.channel.uncork()?;
+            }
             // Nobody who does not receive answers gets more of them made.
-            while (self.channel.is_backed_up() || self.under_way.is_full()) && !self.channel.is_stopped() {
+            while (self.channel.is_stuck() || self.under_way.is_full()) && !self.channel.is_stopped() {
                 self.channel.wait(false, None)?;
             }
             let Some(bytes) = incoming.head::<REQUEST_SIZE>(&self.channel, None, self.deadline)? else {
-                return Ok(Farewell::Unsaid);
+                return Ok(());
             };
+            // What is asked for in one breath is answered in one.
+            if incoming.has(REQUEST_SIZE) {
+                self.channel.cork();
+            } else {
+                self.channel.uncork()?;
+            }
             let request = Request::parse(&bytes)
                 .ok_or_else(|| Error::new(Code::InvalidArgument, "what the client sent is no NBD request"))?;
             match request.command {
-                Some(Command::Disconnect) => return Ok(Farewell::Said),
+                Some(Command::Disconnect) => return Ok(()),
                 Some(Command::Write) => self.write(request, incoming)?,
                 _ => match self.check(&request) {
                     Ok(()) => self.take(request)?,
@@ -74,6 +82,7 @@ impl Connection {
     fn take(self: &Arc<Self>, request: Request) -> Result<()> {
         let (offset, length) = (request.offset, u64::from(request.length));
         match request.command {
+            Some(Command::Read) if self.sends_file(&request) => return self.answer_from_file(&request),
             Some(Command::Read) => {
                 let mut buffer = Buffer::new(request.length as usize);
                 match self.export.backend.try_read_at(&mut buffer, offset) {
@@ -94,6 +103,13 @@ impl Connection {
             _ => return self.block_status(request),
         }
         Ok(())
+    }
+
+    /// Whether the bytes may go from their file to the socket: there are many, and they do not begin as a hole would.
+    fn sends_file(&self, request: &Request) -> bool {
+        let Some(file) = self.file.as_ref().filter(|_| request.length >= LONG) else { return false };
+        let mut first = [0; 64];
+        file.read_exact_at(&mut first, request.offset).is_ok() && !is_zero(&first)
     }
 
     fn write(self: &Arc<Self>, request: Request, incoming: &mut Incoming) -> Result<()> {
@@ -163,6 +179,8 @@ impl Connection {
                 return refuse(Code::ReadOnly, "the export is read-only".to_owned());
             }
             let Peer { identity, display, .. } = &self.peer;
+            // It may wait, and then nobody else shall.
+            self.channel.uncork()?;
             self.export.lease.claim(*identity, display, || self.channel.is_stopped())?;
             self.export.written.store(true, Ordering::SeqCst);
         }
@@ -232,9 +250,12 @@ impl Connection {
     }
 
     /// Waits for what is under way and, if the server closes, until what it acknowledged is synced.
-    pub fn finish(&self, working: Working<'_>, goodbye: bool) {
+    pub fn finish(&self, working: Working<'_>) {
+        // What ends the connection is known already, if this fails.
+        let _ = self.channel.uncork();
         self.under_way.wait();
-        self.export.lease.leave(self.peer.identity, goodbye);
+        // Clients of NBD seldom say goodbye, and none that comes back is known again for sure: the next may write.
+        self.export.lease.leave(self.peer.identity, true);
         working.end();
     }
 }
