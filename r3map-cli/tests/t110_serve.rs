@@ -67,7 +67,7 @@ fn what_is_served_over_nbd_is_copied_by_the_urls_that_are_printed_and_by_nbdcopy
     assert_eq!(server.ended().status, 0);
     let outcome = r3map(&["serve", &url, "--protocol", "ndb"]);
     assert_eq!(outcome.status, 1);
-    assert!(outcome.err.contains("did you mean \"nbd\""), "{}", outcome.err);
+    assert!(outcome.err.contains("known: r3map nbd"), "{}", outcome.err);
 }
 
 #[test]

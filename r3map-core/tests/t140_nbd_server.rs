@@ -253,7 +253,7 @@ fn the_kernels_own_client_attaches_an_export() {
     let store = memory(16 << 20);
     let ours = Ours::new(store.clone());
     let free = (0..16).map(|number| format!("nbd{number}"));
-    let free = free.filter(|name| !std::fs::exists(format!("/sys/block/{name}/pid")).unwrap()).last().unwrap();
+    let free = free.filter(|name| !std::fs::exists(format!("/sys/block/{name}/pid")).unwrap()).next_back().unwrap();
     let node = format!("/dev/{free}");
     let socket = ours.socket();
     let attach = ["nbd-client", "-unix", socket.to_str().unwrap(), &node, "-name", "region", "-nonetlink"];
