@@ -252,8 +252,8 @@ fn the_kernels_own_client_attaches_an_export() {
     let Some(_machine) = device::machine() else { return };
     let store = memory(16 << 20);
     let ours = Ours::new(store.clone());
-    let free = (0..16).map(|number| format!("nbd{number}"));
-    let free = free.filter(|name| !std::fs::exists(format!("/sys/block/{name}/pid")).unwrap()).next_back().unwrap();
+    let mut all = (0..16).map(|number| format!("nbd{number}"));
+    let free = all.rfind(|name| !std::fs::exists(format!("/sys/block/{name}/pid")).unwrap()).unwrap();
     let node = format!("/dev/{free}");
     let socket = ours.socket();
     let attach = ["nbd-client", "-unix", socket.to_str().unwrap(), &node, "-name", "region", "-nonetlink"];
@@ -272,6 +272,6 @@ fn the_kernels_own_client_attaches_an_export() {
     assert!(found == bytes, "the kernel zeroed something else");
     drop(disk);
     succeeds(&["nbd-client", "-d", &node]);
-    let disk = all(&store);
-    assert!(disk[1 << 20..5 << 20] == bytes[..]);
+    let kept = peers::all(&store);
+    assert!(kept[1 << 20..5 << 20] == bytes[..]);
 }
