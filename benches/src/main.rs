@@ -13,6 +13,7 @@ mod fuse;
 mod handle;
 mod migrate;
 mod nbd;
+mod nbd_wire;
 mod slice;
 mod state;
 
@@ -68,6 +69,17 @@ const FIGURES: &[Figure] = &[
     Figure { name: "migrate: bytes sent / region", goal: Goal::AtMost(1.3), measure: migrate::sent },
     Figure { name: "migrate: total time / bare copy", goal: Goal::AtMost(1.5), measure: migrate::total },
     Figure { name: "migrate: writer slowed down, percent", goal: Goal::AtMost(20.0), measure: migrate::slow_down },
+    Figure {
+        name: "nbd server: nbdcopy 1 MiB / nbdkit, qemu-nbd",
+        goal: Goal::AtLeast(1.0),
+        measure: nbd_wire::server_long,
+    },
+    Figure {
+        name: "nbd server: fio 4 KiB / nbdkit, qemu-nbd",
+        goal: Goal::AtLeast(1.0),
+        measure: nbd_wire::server_short,
+    },
+    Figure { name: "copy: nbd -> memory / nbdcopy", goal: Goal::AtLeast(0.9), measure: nbd_wire::client },
     Figure { name: "state: KiB a GiB", goal: Goal::AtMost(160.0), measure: state::size },
     Figure { name: "open: 1 TiB / 1 GiB", goal: Goal::AtMost(1.2), measure: state::open },
 ];
@@ -148,9 +160,19 @@ pub struct Directory(PathBuf);
 impl Directory {
     /// A new, empty one.
     pub fn fresh() -> Directory {
+        Directory::at(&std::env::temp_dir())
+    }
+
+    /// One whose files are in memory, where the machine has such a place.
+    pub fn in_memory() -> Directory {
+        let memory = Path::new("/dev/shm");
+        Directory::at(if memory.is_dir() { memory } else { Path::new("/tmp") })
+    }
+
+    fn at(parent: &Path) -> Directory {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("r3map-bench-{}-{number}", std::process::id()));
+        let path = parent.join(format!("r3map-bench-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         Directory(path)
     }

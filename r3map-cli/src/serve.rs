@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use clap::Args;
 use r3map_core::options::parse_time;
+use r3map_core::server::named;
 use r3map_core::url::Location;
-use r3map_core::{Backend, Code, Error, ExportOptions, Result, Server, ServerOptions, backend};
+use r3map_core::{Backend, Code, Error, ExportOptions, Protocol, Result, Server, ServerOptions, backend};
 use serde_json::json;
 
 use crate::flags::BackendFlags;
@@ -31,6 +32,9 @@ pub struct Serve {
     /// HOST:PORT (port 0: one is chosen) or unix:/PATH; may be repeated
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7070")]
     listen: Vec<String>,
+    /// What to speak: r3map, or nbd for clients of all kinds [default: r3map]
+    #[arg(long, value_name = "PROTOCOL")]
+    protocol: Option<String>,
     /// Refuse writes
     #[arg(long)]
     read_only: bool,
@@ -48,6 +52,9 @@ impl Serve {
     /// Serves until a signal comes.
     pub fn run(self, progress: &Progress) -> Result<()> {
         let mut options = ServerOptions { insecure: self.backend.insecure, ..ServerOptions::default() };
+        if let Some(protocol) = &self.protocol {
+            options.protocol = protocol.parse::<Protocol>().map_err(|error| error.context("protocol"))?;
+        }
         if let Some(most) = self.max_connections {
             options.max_connections = most;
         }
@@ -64,7 +71,7 @@ impl Serve {
         for address in &self.listen {
             let address = server.listen(address)?;
             for (name, _) in &exports {
-                print(client_url(&address, name))?;
+                print(named(&address, name))?;
             }
             progress.note("listening", json!({"address": address}), &format!("serving at {address}; Ctrl-C ends it"));
         }
@@ -101,21 +108,6 @@ fn default_name(url: &str) -> Result<String> {
     })
 }
 
-/// The URL by which a client opens an export at an address.
-fn client_url(address: &str, name: &str) -> String {
-    let mut encoded = String::new();
-    for byte in name.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' | b'/' | b'.' => encoded.push(byte.into()),
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    match address.starts_with("r3map+unix:") {
-        true => format!("{address}?name={encoded}"),
-        false => format!("{address}/{encoded}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,8 +120,9 @@ mod tests {
 
     #[test]
     fn a_name_stands_encoded_in_the_url_that_a_client_gives() {
-        assert_eq!(client_url("r3map://127.0.0.1:7070", "a/b c?ü"), "r3map://127.0.0.1:7070/a/b%20c%3F%C3%BC");
-        let url = client_url("r3map+unix:///run/x.sock", "a&b");
+        assert_eq!(named("r3map://127.0.0.1:7070", "a/b c?ü"), "r3map://127.0.0.1:7070/a/b%20c%3F%C3%BC");
+        assert_eq!(named("nbd+unix:///?socket=/x", "a b"), "nbd+unix:///a%20b?socket=/x");
+        let url = named("r3map+unix:///run/x.sock", "a&b");
         assert_eq!(url, "r3map+unix:///run/x.sock?name=a%26b");
         assert_eq!(Location::parse(&url).unwrap().parameters(&["name"]).unwrap().get("name"), Some("a&b"));
     }

@@ -45,6 +45,32 @@ fn what_is_served_on_a_unix_socket_is_copied_whole_and_the_socket_goes_with_the_
 }
 
 #[test]
+fn what_is_served_over_nbd_is_copied_by_the_urls_that_are_printed_and_by_nbdcopy() {
+    let directory = Directory::new();
+    let (url, bytes) = directory.file("from", 1_000_448);
+    let listen = format!("unix:{}", directory.path("socket").display());
+    let arguments =
+        ["serve", &url, "--protocol", "nbd", "--name", "x y", "--listen", &listen, "--listen", "127.0.0.1:0"];
+    let mut server = Running::start(&arguments);
+    let (unix, tcp) = (server.line(), server.line());
+    assert_eq!(unix, format!("nbd+unix:///x%20y?socket={}", directory.path("socket").display()));
+    assert!(tcp.starts_with("nbd://127.0.0.1:") && tcp.ends_with("/x%20y"), "{tcp}");
+    for (number, address) in [unix, tcp].iter().enumerate() {
+        let (here, there) = (format!("here{number}"), format!("there{number}"));
+        succeeds(&["copy", address, &directory.url(&here)]);
+        assert!(same(&directory.path(&here), &bytes), "{address}");
+        let copied = std::process::Command::new("nbdcopy").arg(address).arg(directory.path(&there)).output().unwrap();
+        assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+        assert!(same(&directory.path(&there), &bytes), "{address}");
+    }
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.ended().status, 0);
+    let outcome = r3map(&["serve", &url, "--protocol", "ndb"]);
+    assert_eq!(outcome.status, 1);
+    assert!(outcome.err.contains("known: r3map nbd"), "{}", outcome.err);
+}
+
+#[test]
 fn an_export_that_is_read_only_or_not_there_is_refused_to_the_client() {
     let directory = Directory::new();
     let (url, bytes) = directory.file("from", 100_000);

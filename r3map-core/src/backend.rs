@@ -17,6 +17,7 @@ use crate::url::Location;
 pub mod dir;
 pub mod file;
 pub mod memory;
+pub mod nbd;
 mod pool;
 pub mod remote;
 
@@ -77,6 +78,15 @@ impl Info {
             )),
         }
     }
+}
+
+/// A stretch of a region, and what is known of its bytes without reading them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// How many bytes.
+    pub length: u64,
+    /// Whether they are known to be zeros; otherwise they may be anything.
+    pub zero: bool,
 }
 
 /// Who waits for a request.
@@ -182,15 +192,23 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Makes `length` bytes at `offset` zero. By default it writes them.
     fn zero_at(&self, offset: u64, length: u64) -> Result<()> {
-        let block = Buffer::zeroed(length.min(1 << 20) as usize);
-        let mut done = 0;
-        while done < length {
-            let step = (length - done).min(block.len() as u64);
-            self.write_at(&block[..step as usize], offset + done)?;
-            done += step;
-        }
-        Ok(())
+        write_zeros(self, offset, length)
     }
+
+    /// Says which bytes from `offset` on are known to be zeros: extents in order, at least one and at most `most`,
+    /// that together have at most `length` bytes, which lie inside the region and are not none. It may ask a server,
+    /// but reads no bytes. By default nothing is known.
+    fn extents(&self, _offset: u64, length: u64, _most: usize) -> Result<Vec<Extent>> {
+        Ok(vec![Extent { length, zero: false }])
+    }
+
+    /// The file that has every byte at its offset, if all of them are in one: they are then sent without a copy.
+    fn file(&self) -> Option<Arc<std::fs::File>> {
+        None
+    }
+
+    /// Says that these bytes will be read soon, and returns at once. By default that changes nothing.
+    fn prefetch(&self, _offset: u64, _length: u64) {}
 
     /// Reads in place if that needs no waiting: `None` says to [`submit`](Backend::submit) instead.
     fn try_read_at(&self, _buffer: &mut [u8], _offset: u64) -> Option<Result<()>> {
@@ -230,6 +248,19 @@ pub trait Backend: Send + Sync + 'static {
     fn close(&self) -> Result<()> {
         Ok(())
     }
+}
+
+/// Makes bytes zero by writing zeros, so that the store has room for whatever is written there later.
+pub fn write_zeros<B: Backend + ?Sized>(backend: &B, offset: u64, length: u64) -> Result<()> {
+    let most = u64::from(backend.info().max_request).min(1 << 20);
+    let block = Buffer::zeroed(length.min(most) as usize);
+    let mut done = 0;
+    while done < length {
+        let step = (length - done).min(block.len() as u64);
+        backend.write_at(&block[..step as usize], offset + done)?;
+        done += step;
+    }
+    Ok(())
 }
 
 /// Answers a request in place by the blocking methods of `backend`.
@@ -407,6 +438,7 @@ pub fn open(url: &str, options: &BackendOptions) -> Result<Arc<dyn Backend>> {
         "file" => Ok(Arc::new(file::File::open(&location)?)),
         "dir" => Ok(Arc::new(dir::Directory::open(&location)?)),
         "r3map" | "r3map+unix" => Ok(Arc::new(remote::Remote::open(&location, options)?)),
+        "nbd" | "nbd+unix" => Ok(Arc::new(nbd::Nbd::open(&location, options)?)),
         other => Err(crate::url::unknown_scheme(other)),
     }
 }

@@ -74,6 +74,16 @@ impl Buffer {
         buffer
     }
 
+    /// How many bytes; to ask takes no memory.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
     /// Shortens it to `length`, which must not be more than it has.
     pub fn truncate(&mut self, length: usize) {
         assert!(length <= self.length);

@@ -3,8 +3,10 @@
 //! A piece is read by `submit`; the thread that completes the read stores it where the target takes it in
 //! place, else submits the write. So a local file costs no thread and a far store waits for no round trip.
 
+use std::collections::VecDeque;
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -19,6 +21,9 @@ use crate::url::Location;
 const WINDOW: u64 = 32 << 20;
 /// The piece that moves at once, if the backends take so much: below it the cost of a request shows.
 const PIECE: u32 = 1 << 20;
+/// How many bytes, and extents of them, the source is asked about at once.
+const ASKED: u64 = 1 << 30;
+const MOST_EXTENTS: usize = 1024;
 /// How often a wait looks at its cancel.
 const GLANCE: Duration = Duration::from_millis(50);
 
@@ -94,11 +99,13 @@ impl Copy {
     /// was under way may still arrive.
     pub fn run(&self, cancel: Option<&Cancel>) -> Result<()> {
         let (size, piece) = (self.size(), piece(self.source.info(), self.target.info()));
+        let mut zeros = Zeros::default();
         let mut offset = 0;
         while offset < size {
             let length = piece.min(size - offset);
+            let zero = zeros.cover(&*self.source, offset..offset + length);
             self.flight.admit(length, self.window, self.deadline, cancel)?;
-            self.start(offset, length);
+            self.start(offset, length, zero);
             offset += length;
         }
         self.flight.drain(self.deadline, cancel)?;
@@ -107,8 +114,8 @@ impl Copy {
         backend::call(&self.target, Operation::Sync, &limit, &what).map(drop)
     }
 
-    /// Reads a piece; its completion stores it.
-    fn start(&self, offset: u64, length: u64) {
+    /// Reads a piece, unless it is known to be zero; its completion stores it.
+    fn start(&self, offset: u64, length: u64, zero: bool) {
         let deadline = deadline_in(self.deadline);
         let (source, target) = (self.source.clone(), self.target.clone());
         let (flight, target_is_zero) = (self.flight.clone(), self.target_is_zero);
@@ -135,12 +142,49 @@ impl Copy {
             let completion = Completion::new(move |outcome| flight.land(length, outcome.map(drop)));
             target.submit(Request { operation, priority: Priority::Bulk, deadline, completion });
         };
+        if zero {
+            return store(Ok(Reply::Zeroes));
+        }
         self.source.clone().submit(Request {
             operation: Operation::Read { offset, buffer: Buffer::new(length as usize) },
             priority: Priority::Bulk,
             deadline,
             completion: Completion::new(store),
         });
+    }
+}
+
+/// What the source knows to be zeros, asked for a long stretch at a time.
+#[derive(Default)]
+struct Zeros {
+    ranges: VecDeque<Range<u64>>,
+    /// How far was asked.
+    end: u64,
+}
+
+impl Zeros {
+    /// Whether all of a range is zeros. Ranges come in order.
+    fn cover(&mut self, source: &dyn Backend, range: Range<u64>) -> bool {
+        while self.end < range.end {
+            let mut at = self.end;
+            let length = ASKED.min(source.info().size - at);
+            // A source that cannot tell is read, and says then what is wrong.
+            let extents = source.extents(at, length, MOST_EXTENTS).unwrap_or_default();
+            for extent in extents {
+                let end = at + extent.length;
+                match self.ranges.back_mut() {
+                    Some(last) if extent.zero && last.end == at => last.end = end,
+                    _ if extent.zero => self.ranges.push_back(at..end),
+                    _ => {}
+                }
+                at = end;
+            }
+            self.end = if at > self.end { at } else { self.end + length };
+        }
+        while self.ranges.front().is_some_and(|zeros| zeros.end <= range.start) {
+            self.ranges.pop_front();
+        }
+        self.ranges.front().is_some_and(|zeros| zeros.start <= range.start && range.end <= zeros.end)
     }
 }
 

@@ -41,7 +41,7 @@ pub use migration::leecher::{LeechState, Leecher};
 pub use migration::seeder::{Group, SeedEvent, SeedOptions, SeedState, Seeder};
 pub use mount::{Mount, Slice};
 pub use options::{DeviceChoice, Mode, MountOptions, Pull};
-pub use server::{ExportOptions, Server, ServerOptions};
+pub use server::{ExportOptions, Protocol, Server, ServerOptions};
 pub use stats::Stats;
 
 /// The version of the library.

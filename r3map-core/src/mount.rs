@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use once_cell::sync::OnceCell;
 
-use crate::backend::{self, Backend, BackendOptions, Completion, Info, Operation, Request};
+use crate::backend::{self, Backend, BackendOptions, Completion, Extent, Info, Operation, Request};
 use crate::cancel::{Cancel, Limit};
 use crate::device::{self, Attach, Device, Kind, View, cannot_give};
 use crate::error::{Code, Error, Result};
@@ -587,6 +587,21 @@ impl Backend for Mount {
 
     fn sync(&self) -> Result<()> {
         Mount::sync(self)
+    }
+
+    fn extents(&self, offset: u64, length: u64, most: usize) -> Result<Vec<Extent>> {
+        let inner = self.enter()?;
+        let _inside = inner.gate.enter()?;
+        // What was written through a device may be in the kernel still.
+        match inner.device() {
+            None => inner.region.extents(offset, length, most),
+            Some(_) => Ok(vec![Extent { length, zero: false }]),
+        }
+    }
+
+    fn prefetch(&self, offset: u64, length: u64) {
+        // Whoever reads then is told what is wrong.
+        let _ = Mount::prefetch(self, offset, length);
     }
 
     fn submit(self: Arc<Self>, request: Request) {

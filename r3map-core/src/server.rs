@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
@@ -15,20 +16,56 @@ use crate::cancel::{Limit, deadline_in};
 use crate::error::{Code, Error, Result};
 use crate::migration::seeder::driver::Driver;
 use crate::thread::{self, Process};
+use crate::url::{nearest, percent_encode};
 use crate::wire::channel::Channel;
 use crate::wire::{Identity, greeting, socket};
 
 mod connection;
 mod lease;
 mod listener;
+mod nbd;
 mod seeding;
 mod session;
+mod under_way;
 
 use lease::Lease;
+
+/// What a server speaks with its clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// r3map's own.
+    #[default]
+    R3map,
+    /// NBD, for clients of all kinds.
+    Nbd,
+}
+
+impl Protocol {
+    const NAMES: [(&'static str, Protocol); 2] = [("r3map", Protocol::R3map), ("nbd", Protocol::Nbd)];
+
+    /// The name as it stands in options and begins a URL.
+    pub fn name(self) -> &'static str {
+        Protocol::NAMES[self as usize].0
+    }
+}
+
+impl FromStr for Protocol {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Protocol> {
+        let known = Protocol::NAMES.map(|(name, _)| name);
+        Protocol::NAMES.iter().find(|(name, _)| *name == text).map(|(_, protocol)| *protocol).ok_or_else(|| {
+            let message = format!("{text:?} is no protocol{}", nearest(text, &known, ""));
+            Error::new(Code::InvalidArgument, message)
+        })
+    }
+}
 
 /// Options of a server.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
+    /// What it speaks.
+    pub protocol: Protocol,
     /// Allows plain TCP on an address that is not loopback.
     pub insecure: bool,
     /// Bound of each blocking operation, and of a client's silence inside a message; zero waits for ever.
@@ -39,7 +76,12 @@ pub struct ServerOptions {
 
 impl Default for ServerOptions {
     fn default() -> ServerOptions {
-        ServerOptions { insecure: false, deadline: Duration::from_secs(30), max_connections: 1024 }
+        ServerOptions {
+            protocol: Protocol::R3map,
+            insecure: false,
+            deadline: Duration::from_secs(30),
+            max_connections: 1024,
+        }
     }
 }
 
@@ -132,8 +174,9 @@ impl Server {
     }
 
     /// Listens at `host:port` (port 0: one is chosen) or `unix:/path`, and says the address as a client
-    /// writes it in a URL: `r3map://host:port` or `r3map+unix:///path`. The file of a UNIX socket whose
-    /// server is dead is replaced; one that is served is `busy`.
+    /// writes it in a URL, but for the name of the export: `r3map://host:port` or `r3map+unix:///path`; over NBD
+    /// `nbd://host:port` or `nbd+unix:///?socket=/path`. [`named`] puts the name in. The file of a UNIX socket
+    /// whose server is dead is replaced; one that is served is `busy`.
     pub fn listen(&self, address: &str) -> Result<String> {
         self.check_open()?;
         let listener = listener::Listener::start(address, &self.inner)?;
@@ -279,7 +322,11 @@ impl Inner {
         let inner = self.clone();
         let started = thread::spawn("r3map-serve", move || {
             let _present = present;
-            connection::serve(&inner, &channel, if full { Err(inner.busy()) } else { Ok(()) });
+            let admitted = if full { Err(inner.busy()) } else { Ok(()) };
+            match inner.options.protocol {
+                Protocol::R3map => connection::serve(&inner, &channel, admitted),
+                Protocol::Nbd => nbd::serve(&inner, &channel, admitted),
+            }
         });
         started.map(drop).map_err(|error| Error::io("start a thread for a connection", error))
     }
@@ -324,11 +371,15 @@ impl Inner {
     }
 }
 
-/// The URL of what is offered under a name at a server whose URL this is.
-pub fn named(url: &str, name: &str) -> String {
-    match url.starts_with("r3map+unix:") {
-        true => format!("{url}?name={}", listener::encode(name)),
-        false => format!("{url}/{}", listener::encode(name)),
+/// The URL by which a client opens an export at an address that [`Server::listen`] said.
+pub fn named(address: &str, name: &str) -> String {
+    let name = percent_encode(name);
+    if let Some(socket) = address.strip_prefix("nbd+unix:///") {
+        return format!("nbd+unix:///{name}{socket}");
+    }
+    match address.starts_with("r3map+unix:") {
+        true => format!("{address}?name={name}"),
+        false => format!("{address}/{name}"),
     }
 }
 

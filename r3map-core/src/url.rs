@@ -7,7 +7,7 @@ use url::Url;
 use crate::error::{Code, Error, Result};
 
 /// The schemes this build opens.
-pub const SCHEMES: &[&str] = &["memory", "file", "dir", "r3map", "r3map+unix"];
+pub const SCHEMES: &[&str] = &["memory", "file", "dir", "r3map", "r3map+unix", "nbd", "nbd+unix"];
 
 /// A parsed URL of a backend.
 #[derive(Clone, Debug)]
@@ -149,8 +149,22 @@ fn decode(text: &str) -> Vec<u8> {
     decoded
 }
 
+/// A path or name as it stands in a URL.
+pub fn percent_encode(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if plain(byte) { encoded.push(byte as char) } else { encoded.push_str(&format!("%{byte:02X}")) }
+    }
+    encoded
+}
+
 /// The error for a scheme that this build does not open.
 pub fn unknown_scheme(scheme: &str) -> Error {
+    if let "nbds" | "nbds+unix" = scheme {
+        let message = format!("{scheme}: NBD is spoken without TLS only: use a UNIX socket or an encrypted tunnel");
+        return Error::new(Code::Unsupported, message);
+    }
     invalid(format!("unknown scheme {scheme:?}{}", nearest(scheme, SCHEMES, "")))
 }
 

@@ -7,6 +7,7 @@ pub(crate) mod channel;
 pub mod greeting;
 pub mod header;
 pub(crate) mod incoming;
+pub mod nbd;
 pub(crate) mod socket;
 
 pub use greeting::{Hello, Welcome};

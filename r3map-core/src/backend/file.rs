@@ -6,8 +6,11 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::sync::{Arc, Mutex};
 use std::time::UNIX_EPOCH;
 
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
+
 use crate::backend::memory::punch;
-use crate::backend::{Backend, Info};
+use crate::backend::{Backend, Extent, Info};
 use crate::error::{Code, Error, Result};
 use crate::migration::home::Home;
 use crate::url::Location;
@@ -15,7 +18,7 @@ use crate::url::Location;
 /// A file of this host. `sync` is fdatasync.
 pub struct File {
     info: Info,
-    file: std::fs::File,
+    file: Arc<std::fs::File>,
     /// None of a block device, beside which nothing lasts.
     home: Option<Arc<Home>>,
     /// The first sync that failed.
@@ -57,7 +60,8 @@ impl File {
         let identity = Some(File::identity_of(&file, name)?);
         let is_regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
         let home = is_regular.then(|| Home::beside(&path));
-        Ok(File { info: Info { read_only, identity, ..Info::local(name, size) }, file, home, lost: Mutex::default() })
+        let info = Info { read_only, identity, ..Info::local(name, size) };
+        Ok(File { info, file: Arc::new(file), home, lost: Mutex::default() })
     }
 
     /// The same for one file (or directory) at every opening, also after a restart of the host, and another for a file that
@@ -71,6 +75,33 @@ impl File {
         identity[..8].copy_from_slice(&metadata.ino().to_le_bytes());
         identity[8..].copy_from_slice(&(apart ^ metadata.rdev()).to_le_bytes());
         Ok(identity)
+    }
+
+    /// What the filesystem knows of a range of a file: its holes read as zeros. Block devices know nothing.
+    pub(crate) fn extents_of(file: &std::fs::File, offset: u64, length: u64, most: usize) -> Vec<Extent> {
+        let end = offset + length;
+        // The next byte that is in a hole, or in none; past the last byte in none there is a hole to the end.
+        let next = |whence, at: u64| match lseek(file, at as i64, whence) {
+            Ok(found) => Some((found as u64).min(end)),
+            Err(Errno::ENXIO) => Some(end),
+            Err(_) => None,
+        };
+        let (mut extents, mut at) = (Vec::new(), offset);
+        while at < end && extents.len() < most {
+            let Some(data) = next(Whence::SeekData, at) else { break };
+            let (until, zero) =
+                if data > at { (data, true) } else { (next(Whence::SeekHole, at).unwrap_or(end), false) };
+            // A file that others change may have become another one in between.
+            if until <= at {
+                break;
+            }
+            extents.push(Extent { length: until - at, zero });
+            at = until;
+        }
+        if extents.is_empty() {
+            extents.push(Extent { length, zero: false });
+        }
+        extents
     }
 
     fn size_of(mut file: &std::fs::File, name: &str) -> Result<u64> {
@@ -124,6 +155,15 @@ impl Backend for File {
             done += step;
         }
         Ok(())
+    }
+
+    fn file(&self) -> Option<Arc<std::fs::File>> {
+        Some(self.file.clone())
+    }
+
+    fn extents(&self, offset: u64, length: u64, most: usize) -> Result<Vec<Extent>> {
+        self.info.check(offset, length)?;
+        Ok(File::extents_of(&self.file, offset, length, most))
     }
 
     fn sync(&self) -> Result<()> {

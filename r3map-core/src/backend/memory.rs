@@ -9,7 +9,7 @@ use std::sync::Arc;
 use nix::fcntl::FallocateFlags;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use crate::backend::{Backend, Info};
+use crate::backend::{self, Backend, Extent, Info};
 use crate::error::{Code, Error, Result};
 use crate::mapping::Mapping;
 use crate::migration::home::Home;
@@ -23,7 +23,7 @@ const LONG: usize = 64 << 10;
 pub struct Memory {
     info: Info,
     // The same pages twice: a descriptor and a mapping of it.
-    file: File,
+    file: Arc<File>,
     mapping: Mapping,
     home: Arc<Home>,
 }
@@ -58,7 +58,8 @@ impl Memory {
     pub fn new(size: u64) -> Result<Memory> {
         let file = memory_file(c"r3map-memory", size)?;
         let mapping = Mapping::of_file(&file, size as usize)?;
-        Ok(Memory { info: Info::local("memory:", size), file, mapping, home: Home::memory() })
+        let info = Info::local("memory:", size);
+        Ok(Memory { info, file: Arc::new(file), mapping, home: Home::memory() })
     }
 }
 
@@ -94,6 +95,15 @@ impl Backend for Memory {
         if length == 0 { Ok(()) } else { punch(&self.file, offset, length) }
     }
 
+    fn file(&self) -> Option<Arc<File>> {
+        Some(self.file.clone())
+    }
+
+    fn extents(&self, offset: u64, length: u64, most: usize) -> Result<Vec<Extent>> {
+        self.info.check(offset, length)?;
+        Ok(backend::file::File::extents_of(&self.file, offset, length, most))
+    }
+
     fn sync(&self) -> Result<()> {
         Ok(())
     }
@@ -125,5 +135,22 @@ mod tests {
         memory.read_at(&mut bytes, 0).unwrap();
         assert!(bytes.iter().all(|byte| *byte == 0));
         assert_eq!(memory.file.metadata().unwrap().blocks(), 0);
+    }
+
+    #[test]
+    fn what_was_never_written_and_what_was_made_zero_are_known_to_be_zeros() {
+        let memory = Memory::new(1 << 20).unwrap();
+        let known = |offset, length, most| {
+            let extents = memory.extents(offset, length, most).unwrap();
+            extents.iter().map(|extent| (extent.length, extent.zero)).collect::<Vec<_>>()
+        };
+        assert_eq!(known(0, 1 << 20, 9), [(1 << 20, true)]);
+        memory.write_at(&[1; 65536], 131072).unwrap();
+        assert_eq!(known(0, 1 << 20, 9), [(131072, true), (65536, false), (851968, true)]);
+        assert_eq!(known(131073, 10, 9), [(10, false)]);
+        assert_eq!(known(0, 1 << 20, 2), [(131072, true), (65536, false)]);
+        memory.zero_at(131072, 65536).unwrap();
+        assert_eq!(known(100, 500_000, 9), [(500_000, true)]);
+        assert!(memory.extents(1 << 20, 1, 9).is_err());
     }
 }

@@ -18,7 +18,7 @@ use crate::wire::socket::Address;
 mod client;
 pub mod leech;
 mod link;
-mod timer;
+pub(super) mod timer;
 
 use client::{Client, Route};
 
@@ -81,7 +81,8 @@ fn route(location: &Location, options: &BackendOptions) -> Result<(Route, String
     Ok((Route::Address { address, insecure: options.insecure }, export))
 }
 
-fn check_options(url: &str, options: &BackendOptions) -> Result<()> {
+/// Options that need TLS are refused while it is not spoken.
+pub(super) fn check_options(url: &str, options: &BackendOptions) -> Result<()> {
     let BackendOptions { tls_cert, tls_key, tls_ca, tls_pin, token, insecure: _ } = options;
     let given = [
         ("tls_cert", tls_cert.is_some()),

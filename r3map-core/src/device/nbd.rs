@@ -22,11 +22,11 @@ use crate::cancel::{Limit, Waiter};
 use crate::device::{Attach, Device, Kind};
 use crate::error::{Code, Error, Result};
 use crate::thread::{self, Process};
+use crate::wire::nbd::flags;
 
 mod buffer;
 mod care;
 mod kernel;
-mod protocol;
 mod queue;
 mod view;
 
@@ -35,7 +35,6 @@ pub use kernel::probe;
 use buffer::{Input, Output};
 use care::Care;
 use kernel::{BLOCK, Candidate, Settings};
-use protocol::flags;
 use queue::{Queue, Service};
 use view::View;
 

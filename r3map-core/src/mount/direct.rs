@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::backend::{Backend, Completion, Info, Operation, Request};
+use crate::backend::{Backend, Completion, Extent, Info, Operation, Request};
 use crate::error::{Code, Error, Result};
 use crate::gate;
 use crate::migration::tracker::Marks;
@@ -120,6 +120,10 @@ impl Backend for Direct {
         let zeroed = self.backend.zero_at(offset, length);
         self.marks.mark_bytes(offset, length);
         self.failure.keep_on_error(zeroed)
+    }
+
+    fn extents(&self, offset: u64, length: u64, most: usize) -> Result<Vec<Extent>> {
+        self.backend.extents(offset, length, most)
     }
 
     fn sync(&self) -> Result<()> {

@@ -1,10 +1,11 @@
 //! One connection: greeting, requests, answers, goodbye.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::session::Session;
+use super::under_way::UnderWay;
 use super::{Export, Inner, Working, seeding};
 use crate::backend::{self, Completion, Operation, Priority, Reply, Request};
 use crate::boot::BOOT;
@@ -25,9 +26,6 @@ const GREETING_TIME: Duration = Duration::from_secs(10);
 const GOODBYE_TIME: Duration = Duration::from_secs(1);
 /// The default unit of transfer over a network, at least.
 const CHUNK_SIZE: u32 = 256 << 10;
-/// How much of one connection may be under way at the backend before no more is taken in.
-const MOST_REQUESTS: usize = 1024;
-const MOST_BYTES: u64 = 64 << 20;
 
 /// Serves a connection to its end. One that is not admitted is greeted with the reason.
 pub fn serve(server: &Inner, channel: &Arc<Channel>, admitted: Result<()>) {
@@ -72,8 +70,7 @@ fn run(server: &Inner, channel: &Arc<Channel>, incoming: &mut Incoming, admitted
         export,
         client: hello.client,
         display: hello.display.clone(),
-        under_way: Mutex::default(),
-        ended: Condvar::new(),
+        under_way: UnderWay::default(),
     });
     // A writer that comes back has its lease before it is welcomed, or is told who has it now.
     let means_to_write = hello.write && !connection.export.read_only;
@@ -132,22 +129,7 @@ pub(super) struct Connection {
     client: Identity,
     /// Who that is, for people.
     display: String,
-    under_way: Mutex<UnderWay>,
-    /// Told when nothing is under way any more.
-    ended: Condvar,
-}
-
-/// What the backend has not answered yet.
-#[derive(Default)]
-struct UnderWay {
-    requests: usize,
-    bytes: u64,
-}
-
-impl UnderWay {
-    fn is_full(&self) -> bool {
-        self.requests >= MOST_REQUESTS || self.bytes >= MOST_BYTES
-    }
+    under_way: UnderWay,
 }
 
 impl Connection {
@@ -199,7 +181,7 @@ impl Connection {
 
     /// Nobody who does not receive answers gets more of them made.
     pub(super) fn wait_for_room(&self) -> Result<()> {
-        while (self.channel.is_backed_up() || self.under_way().is_full()) && !self.channel.is_stopped() {
+        while (self.channel.is_backed_up() || self.under_way.is_full()) && !self.channel.is_stopped() {
             self.channel.wait(false, None)?;
         }
         Ok(())
@@ -290,11 +272,7 @@ impl Connection {
     fn request(self: &Arc<Self>, header: &Header, operation: Operation) -> Request {
         let (connection, header) = (self.clone(), *header);
         let bytes = if header.kind == Kind::Zero { 0 } else { header.length };
-        {
-            let mut under_way = self.under_way();
-            under_way.requests += 1;
-            under_way.bytes += bytes;
-        }
+        self.under_way.enter(bytes);
         Request {
             operation,
             priority: self.priority,
@@ -302,26 +280,11 @@ impl Connection {
             completion: Completion::new(move |outcome| {
                 // A client that is gone needs no answer, and its thread learns so by itself.
                 let _ = connection.answer(&header, outcome);
-                connection.leave(bytes);
+                if connection.under_way.leave(bytes) {
+                    connection.channel.wake();
+                }
             }),
         }
-    }
-
-    fn leave(&self, bytes: u64) {
-        let mut under_way = self.under_way();
-        let was_full = under_way.is_full();
-        under_way.requests -= 1;
-        under_way.bytes -= bytes;
-        if was_full && !under_way.is_full() {
-            self.channel.wake();
-        }
-        if under_way.requests == 0 {
-            self.ended.notify_all();
-        }
-    }
-
-    fn under_way(&self) -> std::sync::MutexGuard<'_, UnderWay> {
-        self.under_way.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     fn answer(&self, header: &Header, outcome: Result<Reply>) -> Result<()> {
@@ -355,11 +318,7 @@ impl Connection {
 
     /// Waits for what is under way, then says goodbye if the server closes.
     fn finish(&self, session: Session<'_>, working: Working<'_>, goodbye: bool) {
-        let mut under_way = self.under_way();
-        while under_way.requests > 0 {
-            under_way = self.ended.wait(under_way).unwrap_or_else(|e| e.into_inner());
-        }
-        drop(under_way);
+        self.under_way.wait();
         // Only now may a newer connection of this client begin.
         drop(session);
         self.export.lease.leave(self.client, goodbye);

@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 
-use super::Inner;
+use super::{Inner, Protocol};
 use crate::error::{Code, Error, Result};
 use crate::thread;
+use crate::url::percent_encode;
 use crate::wire::socket;
 
 /// An address being listened at, and its thread.
@@ -55,11 +56,11 @@ impl Listener {
         let (socket, url, file) = match address.strip_prefix("unix:") {
             Some(path) => {
                 let (listener, file) = listen_unix(Path::new(path))?;
-                (Socket::Unix(listener), format!("r3map+unix://{}", encode(path)), Some(file))
+                (Socket::Unix(listener), unix_url(server.options.protocol, path), Some(file))
             }
             None => {
-                let (listener, url) = listen_tcp(address, server.options.insecure)?;
-                (Socket::Tcp(listener), url, None)
+                let (listener, place) = listen_tcp(address, server.options.insecure)?;
+                (Socket::Tcp(listener), format!("{}://{place}", server.options.protocol.name()), None)
             }
         };
         let socket = Arc::new(socket);
@@ -118,7 +119,7 @@ fn listen_tcp(address: &str, insecure: bool) -> Result<(TcpListener, String)> {
     let listener = TcpListener::bind(&found[..]).map_err(|error| Error::io(format!("listen at {address}"), error))?;
     let chosen = listener.local_addr().map_err(|error| Error::io(format!("listen at {address}"), error))?.port();
     let host = if bare.contains(':') { format!("[{bare}]") } else { bare.to_owned() };
-    Ok((listener, format!("r3map://{host}:{chosen}")))
+    Ok((listener, format!("{host}:{chosen}")))
 }
 
 /// The file of a UNIX socket; gone when dropped, if it is still the one that was made.
@@ -183,12 +184,10 @@ fn lock_directory(path: &Path) -> Result<Option<Flock<File>>> {
     Err(Error::new(Code::Busy, format!("listen: another process holds a lock on {}", path.display())))
 }
 
-/// A path or name as it stands in a URL.
-pub fn encode(path: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
-    let mut text = String::with_capacity(path.len());
-    for byte in path.bytes() {
-        if plain(byte) { text.push(byte as char) } else { text.push_str(&format!("%{byte:02X}")) }
+/// The address of a UNIX socket as a client writes it, without the name of an export.
+fn unix_url(protocol: Protocol, path: &str) -> String {
+    match protocol {
+        Protocol::R3map => format!("r3map+unix://{}", percent_encode(path)),
+        Protocol::Nbd => format!("nbd+unix:///?socket={}", percent_encode(path)),
     }
-    text
 }

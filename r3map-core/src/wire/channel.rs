@@ -4,22 +4,32 @@
 //! receives brings it out while it waits; so nobody who sends is ever held up by a slow peer.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::sendfile::sendfile64;
 use nix::sys::socket::{MsgFlags, sendmsg};
 
 use crate::buffer::Buffer;
 use crate::cancel::deadline_in;
 use crate::error::{Code, Error, Result};
 use crate::wire::{HEADER_LENGTH, Header, socket};
+
+/// How many frames go out in one call.
+const TOGETHER: usize = 16;
+/// How much of a file that the kernel cannot send goes through memory at once.
+const BEHIND: usize = 256 << 10;
 
 /// The bytes behind a header.
 pub enum Payload {
@@ -29,14 +39,26 @@ pub enum Payload {
     Owned(Buffer),
     /// Bytes that may have to be sent again.
     Shared(Arc<Buffer>),
+    /// Some of the bytes that several frames have parts of.
+    Part(Arc<Buffer>, Range<usize>),
+    /// A range of a file, which goes from the kernel's memory to the socket's.
+    File(Arc<File>, Range<u64>),
 }
 
 impl Payload {
     fn bytes(&self) -> &[u8] {
         match self {
-            Payload::Empty => &[],
+            Payload::Empty | Payload::File(..) => &[],
             Payload::Owned(buffer) => buffer,
             Payload::Shared(buffer) => buffer,
+            Payload::Part(buffer, range) => &buffer[range.clone()],
+        }
+    }
+
+    fn length(&self) -> usize {
+        match self {
+            Payload::File(_, range) => (range.end - range.start) as usize,
+            other => other.bytes().len(),
         }
     }
 }
@@ -44,6 +66,8 @@ impl Payload {
 /// A frame ready to be sent.
 pub struct Packet {
     header: [u8; HEADER_LENGTH],
+    /// How much of `header` there is.
+    length: usize,
     payload: Payload,
 }
 
@@ -55,7 +79,14 @@ impl Packet {
 
     /// The frame of a header that knows its payload already.
     pub fn ready(header: Header, payload: Payload) -> Packet {
-        Packet { header: header.encode(), payload }
+        Packet { header: header.encode(), length: HEADER_LENGTH, payload }
+    }
+
+    /// The message of another protocol, which begins with these bytes: no more than our own header has.
+    pub fn raw(head: &[u8], payload: Payload) -> Packet {
+        let mut header = [0; HEADER_LENGTH];
+        header[..head.len()].copy_from_slice(head);
+        Packet { header, length: head.len(), payload }
     }
 
     /// A frame without payload.
@@ -64,7 +95,14 @@ impl Packet {
     }
 
     fn length(&self) -> usize {
-        HEADER_LENGTH + self.payload.bytes().len()
+        self.length + self.payload.length()
+    }
+
+    /// What is left to send from memory once `sent` bytes are out.
+    fn rest(&self, sent: usize) -> [&[u8]; 2] {
+        let payload = self.payload.bytes();
+        let from = sent.saturating_sub(self.length).min(payload.len());
+        [&self.header[sent.min(self.length)..self.length], &payload[from..]]
     }
 }
 
@@ -74,6 +112,20 @@ struct Outgoing {
     sent: usize,
     /// When the first packet became the first.
     since: Instant,
+    /// Whether all are queued, since more will follow at once.
+    corked: bool,
+}
+
+impl Outgoing {
+    /// So many bytes more are out.
+    fn advance(&mut self, count: usize) {
+        self.sent += count;
+        while let Some(first) = self.queue.front().filter(|first| self.sent >= first.length()) {
+            self.sent -= first.length();
+            self.queue.pop_front();
+            self.since = Instant::now();
+        }
+    }
 }
 
 /// A connected socket.
@@ -92,11 +144,19 @@ impl Channel {
         socket::prepare(&socket);
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|errno| Error::io("make an event descriptor", errno.into()))?;
-        let outgoing = Mutex::new(Outgoing { queue: VecDeque::new(), sent: 0, since: Instant::now() });
+        let outgoing = Mutex::new(Outgoing { queue: VecDeque::new(), sent: 0, since: Instant::now(), corked: false });
         Ok(Channel { socket, wake, outgoing, stopped: AtomicBool::new(false), patience })
     }
 
-    pub(super) fn socket(&self) -> &OwnedFd {
+    /// Lets files be sent: a socket that is full then takes nothing more, rather than that a thread waits for it.
+    pub fn send_files(&self) -> Result<()> {
+        let flags = fcntl(&self.socket, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
+        let set = flags.and_then(|flags| fcntl(&self.socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)));
+        set.map(drop).map_err(|errno| Error::io("make a socket non-blocking", errno.into()))
+    }
+
+    /// The socket itself, to ask the kernel about it.
+    pub fn socket(&self) -> &OwnedFd {
         &self.socket
     }
 
@@ -108,17 +168,34 @@ impl Channel {
     pub fn send(&self, packet: Packet) -> Result<()> {
         let mut outgoing = self.outgoing();
         let idle = outgoing.queue.is_empty();
-        let mut sent = 0;
-        if idle && self.push(&packet, &mut sent)? {
-            return Ok(());
+        if idle {
+            outgoing.since = Instant::now();
         }
         outgoing.queue.push_back(packet);
-        if idle {
-            outgoing.sent = sent;
-            outgoing.since = Instant::now();
+        if !idle || outgoing.corked {
+            return Ok(());
+        }
+        self.push(&mut outgoing)?;
+        if !outgoing.queue.is_empty() {
             self.wake();
         }
         Ok(())
+    }
+
+    /// Queues all frames from here on: the thread that receives is about to make more of them, and sends them
+    /// together when it [uncorks](Channel::uncork) or waits.
+    pub fn cork(&self) {
+        self.outgoing().corked = true;
+    }
+
+    /// Sends what was queued since [`cork`](Channel::cork).
+    pub fn uncork(&self) -> Result<()> {
+        let mut outgoing = self.outgoing();
+        if !outgoing.corked {
+            return Ok(());
+        }
+        outgoing.corked = false;
+        self.push(&mut outgoing)
     }
 
     /// Whether frames wait to go out.
@@ -126,18 +203,27 @@ impl Channel {
         !self.outgoing().queue.is_empty()
     }
 
-    /// Sends as much of a packet as the socket takes; says whether that was all.
-    fn push(&self, packet: &Packet, sent: &mut usize) -> Result<bool> {
-        let payload = packet.payload.bytes();
-        while *sent < packet.length() {
-            let header = &packet.header[(*sent).min(HEADER_LENGTH)..];
-            let rest = &payload[sent.saturating_sub(HEADER_LENGTH)..];
-            let pieces = [IoSlice::new(header), IoSlice::new(rest)];
-            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-            match sendmsg::<()>(self.socket.as_raw_fd(), &pieces, &[], flags, None) {
-                Ok(count) => *sent += count,
+    /// Whether frames wait to go out that the socket does not take, or as many as go together.
+    pub fn is_stuck(&self) -> bool {
+        let outgoing = self.outgoing();
+        let most = if outgoing.corked { TOGETHER } else { 1 };
+        outgoing.queue.len() >= most
+    }
+
+    /// Sends queued frames for as long as the socket takes them, short ones together.
+    fn push(&self, outgoing: &mut Outgoing) -> Result<()> {
+        while let Some(first) = outgoing.queue.front() {
+            let count = match &first.payload {
+                Payload::File(file, range) if outgoing.sent >= first.length => {
+                    let done = (outgoing.sent - first.length) as u64;
+                    send_file(&self.socket, file, range.start + done..range.end)
+                }
+                _ => self.send_together(outgoing),
+            };
+            match count {
+                Ok(count) => outgoing.advance(count),
                 Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return Ok(false),
+                Err(Errno::EAGAIN) => break,
                 Err(errno) => {
                     // Half a frame may be out: nothing sensible can follow it.
                     self.shutdown();
@@ -145,27 +231,31 @@ impl Channel {
                 }
             }
         }
-        Ok(true)
+        Ok(())
     }
 
-    /// Sends queued frames for as long as the socket takes them.
-    fn drain(&self) -> Result<()> {
-        let mut outgoing = self.outgoing();
-        let outgoing = &mut *outgoing;
-        while let Some(packet) = outgoing.queue.front() {
-            if !self.push(packet, &mut outgoing.sent)? {
+    /// Sends what lies in memory of the first frames, as far as a file.
+    fn send_together(&self, outgoing: &Outgoing) -> nix::Result<usize> {
+        let mut pieces = [IoSlice::new(&[]); 2 * TOGETHER];
+        let (mut sent, mut count, mut flags) = (outgoing.sent, 0, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
+        for packet in outgoing.queue.iter().take(TOGETHER) {
+            for piece in packet.rest(sent) {
+                pieces[count] = IoSlice::new(piece);
+                count += 1;
+            }
+            sent = 0;
+            if matches!(packet.payload, Payload::File(..)) {
+                flags |= MsgFlags::from_bits_retain(libc::MSG_MORE);
                 break;
             }
-            outgoing.queue.pop_front();
-            outgoing.sent = 0;
-            outgoing.since = Instant::now();
         }
-        Ok(())
+        sendmsg::<()>(self.socket.as_raw_fd(), &pieces[..count], &[], flags, None)
     }
 
     /// Waits until something may have changed: input where it is wanted, room for queued frames (which then
     /// go out), or a [`wake`](Channel::wake). Fails when `deadline` passes or the connection is over.
     pub fn wait(&self, input: bool, deadline: Option<Instant>) -> Result<()> {
+        self.uncork()?;
         let late = {
             let outgoing = self.outgoing();
             (!outgoing.queue.is_empty()).then(|| outgoing.since)
@@ -203,7 +293,7 @@ impl Channel {
         }
         let seen = watched[0].revents().unwrap_or(PollFlags::empty());
         if seen.contains(PollFlags::POLLOUT) {
-            self.drain()?;
+            self.push(&mut self.outgoing())?;
         } else if !input && seen.intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL) {
             return Err(Error::new(Code::Disconnected, "the peer is gone"));
         }
@@ -237,6 +327,8 @@ impl Channel {
     /// socket with bytes unread would take the last frames back from the peer.
     pub fn linger(&self, time: Duration) {
         let deadline = deadline_in(time);
+        // If it fails there is nobody to tell.
+        let _ = self.uncork();
         while self.is_backed_up() && self.wait(false, deadline).is_ok() {}
         socket::shutdown(&self.socket, Shutdown::Write);
         let mut unwanted = [0; 4096];
@@ -250,6 +342,30 @@ impl Channel {
             }
         }
     }
+}
+
+/// Sends some of a range of a file, on a thread of the library: a peer that is gone raises SIGPIPE, which those block.
+/// What the kernel cannot send so goes through memory.
+fn send_file(socket: &OwnedFd, file: &File, range: Range<u64>) -> nix::Result<usize> {
+    let length = (range.end - range.start) as usize;
+    let mut at = range.start as i64;
+    let sent = match sendfile64(socket, file, Some(&mut at), length) {
+        Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {
+            let mut piece = Buffer::new(length.min(BEHIND));
+            let count = file
+                .read_at(&mut piece, range.start)
+                .map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            if count == 0 {
+                Ok(0)
+            } else {
+                sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&piece[..count])], &[], flags, None)
+            }
+        }
+        sent => sent,
+    };
+    // The file was cut short after its frame was promised.
+    if sent == Ok(0) { Err(Errno::EIO) } else { sent }
 }
 
 /// The time until then as poll takes it, rounded up so that nobody spins through the last millisecond.

@@ -45,6 +45,17 @@ impl Incoming {
     /// The peer may be silent until `silence`; once a frame has begun, all of it must come `within` that
     /// time (zero: for ever).
     pub fn header(&mut self, channel: &Channel, silence: Option<Instant>, within: Duration) -> Result<Option<Header>> {
+        let Some(bytes) = self.head::<HEADER_LENGTH>(channel, silence, within)? else { return Ok(None) };
+        if self.migrates { Header::decode_migrating(&bytes) } else { Header::decode(&bytes) }.map(Some)
+    }
+
+    /// The first `N` bytes of the next message of any protocol, otherwise as [`header`](Incoming::header).
+    pub fn head<const N: usize>(
+        &mut self,
+        channel: &Channel,
+        silence: Option<Instant>,
+        within: Duration,
+    ) -> Result<Option<[u8; N]>> {
         self.deadline = silence;
         let mut begun = false;
         loop {
@@ -56,10 +67,9 @@ impl Incoming {
                 let end = deadline_in(within);
                 self.deadline = [silence, end].into_iter().flatten().min();
             }
-            if let Some(bytes) = self.ahead[self.start..self.end].first_chunk::<HEADER_LENGTH>() {
-                let header = if self.migrates { Header::decode_migrating(bytes) } else { Header::decode(bytes) }?;
-                self.start += HEADER_LENGTH;
-                return Ok(Some(header));
+            if let Some(bytes) = self.ahead[self.start..self.end].first_chunk::<N>() {
+                self.start += N;
+                return Ok(Some(*bytes));
             }
             self.ahead.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
@@ -72,10 +82,31 @@ impl Incoming {
     /// Fills `into` with the payload of a frame, which is as long, and checks it.
     pub fn payload(&mut self, channel: &Channel, header: &Header, into: &mut [u8]) -> Result<()> {
         debug_assert_eq!(header.payload as usize, into.len());
+        let mut crc = 0;
+        self.fill_in_pieces(channel, into, |piece| crc = crc32c::crc32c_append(crc, piece))?;
+        if crc != header.payload_crc {
+            let message = format!("a frame was refused: the payload of {:?} fails the checksum", header.kind);
+            return Err(Error::new(Code::Corrupt, message));
+        }
+        Ok(())
+    }
+
+    /// Whether so many bytes are here already.
+    pub fn has(&self, length: usize) -> bool {
+        self.end - self.start >= length
+    }
+
+    /// Fills `into` with what comes next of a message.
+    pub fn fill(&mut self, channel: &Channel, into: &mut [u8]) -> Result<()> {
+        self.fill_in_pieces(channel, into, |_| {})
+    }
+
+    /// Fills `into` and shows each piece of it as soon as it is there.
+    fn fill_in_pieces(&mut self, channel: &Channel, into: &mut [u8], mut seen: impl FnMut(&[u8])) -> Result<()> {
         let ahead = into.len().min(self.end - self.start);
         into[..ahead].copy_from_slice(&self.ahead[self.start..self.start + ahead]);
         self.start += ahead;
-        let (mut filled, mut checked, mut crc) = (ahead, 0, 0);
+        let (mut filled, mut shown) = (ahead, 0);
         while filled < into.len() {
             if channel.is_stopped() {
                 return Err(stopped());
@@ -88,22 +119,22 @@ impl Incoming {
                 self.receive(channel, rest)?
             };
             filled += count.ok_or_else(ended)?;
-            if filled - checked >= PIECE {
-                crc = crc32c::crc32c_append(crc, &into[checked..filled]);
-                checked = filled;
+            if filled - shown >= PIECE {
+                seen(&into[shown..filled]);
+                shown = filled;
             }
         }
-        crc = crc32c::crc32c_append(crc, &into[checked..]);
-        if crc != header.payload_crc {
-            let message = format!("a frame was refused: the payload of {:?} fails the checksum", header.kind);
-            return Err(Error::new(Code::Corrupt, message));
-        }
+        seen(&into[shown..]);
         Ok(())
     }
 
     /// Throws the payload of a frame away.
     pub fn skip(&mut self, channel: &Channel, header: &Header) -> Result<()> {
-        let mut left = header.payload as usize;
+        self.skip_bytes(channel, header.payload as usize)
+    }
+
+    /// Throws so many bytes away.
+    pub fn skip_bytes(&mut self, channel: &Channel, mut left: usize) -> Result<()> {
         loop {
             let ahead = left.min(self.end - self.start);
             self.start += ahead;

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -121,6 +121,24 @@ pub fn unix_address(path: &Path) -> Result<UnixAddr> {
         let message = format!("{}: the path of a UNIX socket has 1 to 107 bytes and no NUL", path.display());
         Error::new(Code::InvalidArgument, message)
     })
+}
+
+/// A process of this host: its number, and when it began, since numbers come again.
+pub type PeerProcess = (i32, u64);
+
+/// The process at the other end of a UNIX socket, where the kernel knows. A pair of sockets would tell of its maker
+/// rather than of its user.
+pub fn peer_process(socket: BorrowedFd<'_>) -> Option<PeerProcess> {
+    let is_named = |address: nix::Result<UnixAddr>| address.is_ok_and(|address| address.path().is_some());
+    let descriptor = socket.as_raw_fd();
+    if !is_named(socket::getsockname(descriptor)) && !is_named(socket::getpeername(descriptor)) {
+        return None;
+    }
+    let process = socket::getsockopt(&socket, sockopt::PeerCredentials).ok()?.pid();
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // Behind the name, which may hold anything.
+    let began = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
+    Some((process, began))
 }
 
 /// Whether somebody accepts connections on this UNIX socket.

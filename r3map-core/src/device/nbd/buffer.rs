@@ -10,7 +10,7 @@ use memmap2::{MmapMut, MmapOptions};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 
-use crate::device::nbd::protocol::{REPLY_SIZE, REQUEST_SIZE, Request, reply};
+use crate::wire::nbd::{REPLY_SIZE, REQUEST_SIZE, Request, reply};
 
 /// Room for the longest request the kernel is set to make, and a batch of small ones besides.
 const CAPACITY: usize = (1 << 20) + (256 << 10);

@@ -9,9 +9,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::cancel::deadline_in;
-use crate::device::nbd::protocol::{Request, error_number};
 use crate::device::nbd::queue::Queue;
 use crate::error::{Code, Error};
+use crate::wire::nbd::{Request, error_number};
 
 /// How late a request may be failed. The kernel's own bound leaves twice as much.
 const SLACK: Duration = Duration::from_secs(5);

@@ -17,8 +17,8 @@ use crate::buffer::Buffer;
 use crate::device::nbd::buffer::{Input, Output};
 use crate::device::nbd::care::{Care, Parked};
 use crate::device::nbd::kernel::BLOCK;
-use crate::device::nbd::protocol::{Command, MOST_PAYLOAD, REQUEST_SIZE, Request, reply};
 use crate::error::{Code, Error, Result};
+use crate::wire::nbd::{Command, MOST_PAYLOAD, REQUEST_SIZE, Request, command_flags, reply};
 
 /// Replies are sent at the latest when there are so many bytes of them.
 const BATCH: usize = 256 << 10;
@@ -232,7 +232,7 @@ impl Serving<'_> {
         let service = &self.queue.service;
         let data = &self.input.bytes(request.length as usize)[..service.inside(&request)];
         match in_place(data.len(), || service.region.try_write_at(data, request.offset)) {
-            Some(Ok(())) if request.fua => self.submit(Operation::Sync, Request { fua: false, ..request }),
+            Some(Ok(())) if request.is_fua() => self.submit(Operation::Sync, request.without(command_flags::FUA)),
             Some(Ok(())) => self.output.push(request.cookie, 0),
             Some(Err(error)) => self.fail(request, error),
             None => {
@@ -251,7 +251,7 @@ impl Serving<'_> {
 
     fn submit(&mut self, operation: Operation, request: Request) {
         let (number, deadline) = self.queue.service.care.park(self.queue, request);
-        self.queue.submit(operation, number, deadline, request.fua);
+        self.queue.submit(operation, number, deadline, request.is_fua());
     }
 
     fn fail(&mut self, request: Request, error: Error) {
@@ -281,7 +281,7 @@ mod tests {
     use super::*;
     use crate::backend::Info;
     use crate::backend::memory::Memory;
-    use crate::device::nbd::protocol::tests::request;
+    use crate::wire::nbd::tests::request;
 
     const FUA: u16 = 1;
     const READ: u16 = 0;

@@ -1,0 +1,119 @@
+//! `nbd://host:port/name` and `nbd+unix:///name?socket=/path` — an export of any NBD server.
+//!
+//! As with an r3map server, a request goes out on the thread that submits it and is completed on the thread that
+//! receives; demand and bulk traffic have connections of their own where the server says that several agree.
+//!
+//! NBD cannot say whether a server is the one that it was, nor end the requests of a connection that was lost: a sync
+//! fails once a connection broke with writes that were not synced, unless the kernel knows the server for the same
+//! process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::backend::remote::check_options;
+use crate::backend::{self, Backend, BackendOptions, Extent, Info, Operation, Request};
+use crate::cancel::Limit;
+use crate::error::{Code, Error, Result};
+use crate::url::Location;
+use crate::wire::nbd::{DEFAULT_PORT, handshake};
+use crate::wire::socket::Address;
+
+mod client;
+mod greet;
+mod link;
+mod replies;
+
+use client::Client;
+
+/// Bound of a blocking call made without one.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// An export of an NBD server. A connection that is lost is made again while requests wait for it; those under way
+/// are sent once more. A server whose export has another size then fails every call with `corrupt`.
+pub struct Nbd {
+    handle: Arc<Handle>,
+}
+
+/// Ends the client, whose threads hold it too, when nobody uses it any more.
+struct Handle {
+    client: Arc<Client>,
+}
+
+impl Nbd {
+    /// Connects to the server that the location names.
+    pub fn open(location: &Location, options: &BackendOptions) -> Result<Nbd> {
+        let url = location.as_str();
+        check_options(url, options)?;
+        let address = match location.scheme() {
+            "nbd+unix" => {
+                let parameters = location.parameters(&["socket"])?;
+                let path = parameters.get("socket").filter(|path| path.starts_with('/'));
+                let path = path.ok_or_else(|| {
+                    let message = format!("{url}: no socket; write nbd+unix:///NAME?socket=/PATH");
+                    Error::new(Code::InvalidArgument, message)
+                })?;
+                Address::Unix(path.into())
+            }
+            _ => {
+                location.parameters(&[])?;
+                let (host, port) = location.host_and_port(DEFAULT_PORT)?;
+                Address::Tcp(host, port)
+            }
+        };
+        let export = location.name()?;
+        handshake::text(export.as_bytes()).map_err(|error| error.context(format!("{url}: name of the export")))?;
+        let client = Client::start(url, address, options.insecure, &export).map_err(|error| error.context(url))?;
+        Ok(Nbd { handle: Arc::new(Handle { client }) })
+    }
+
+    /// This backend as one that is shared, for the ways of waiting that all backends have in common.
+    fn shared(&self) -> Arc<dyn Backend> {
+        Arc::new(Nbd { handle: self.handle.clone() })
+    }
+}
+
+impl Backend for Nbd {
+    fn info(&self) -> &Info {
+        self.handle.client.info()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        backend::read(&self.shared(), buffer, offset, &Limit::within(DEADLINE))
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        backend::write(&self.shared(), data, offset, &Limit::within(DEADLINE))
+    }
+
+    fn zero_at(&self, offset: u64, length: u64) -> Result<()> {
+        let limit = Limit::within(DEADLINE);
+        backend::call(&self.shared(), Operation::Zero { offset, length }, &limit, "zero").map(drop)
+    }
+
+    fn extents(&self, offset: u64, length: u64, most: usize) -> Result<Vec<Extent>> {
+        self.handle.client.extents(offset, length, most, &Limit::within(DEADLINE))
+    }
+
+    fn prefetch(&self, offset: u64, length: u64) {
+        self.handle.client.prefetch(offset, length);
+    }
+
+    fn sync(&self) -> Result<()> {
+        backend::call(&self.shared(), Operation::Sync, &Limit::within(DEADLINE), "sync").map(drop)
+    }
+
+    fn submit(self: Arc<Self>, request: Request) {
+        self.handle.client.submit(request);
+    }
+
+    fn close(&self) -> Result<()> {
+        self.handle.client.close()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // One that was closed, or belongs to the parent of this process, has nothing left to end.
+        let _ = self.client.close();
+    }
+}
