@@ -19,7 +19,7 @@ man := $(DESTDIR)$(PREFIX)/share/man/man1
 help:
 	@echo 'make setup       install what is missing (as root; else it says what to install)'
 	@echo 'make build       build the library and the command'
-	@echo 'make demo        a SQLite database at a server as a file and as memory, every byte compared'
+	@echo 'make demo        a SQLite database at a server as a file and as memory, then moved in use; every byte compared'
 	@echo 'make demo-nbd    the same on a real /dev/nbdX, in a User-Mode Linux guest'
 	@echo 'make test        all tests (parts: test-rust test-c test-python test-go test-mixed test-command test-guest)'
 	@echo 'make test-qemu   the device tests on a stock Debian kernel in QEMU, some 15 minutes'
