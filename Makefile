@@ -14,7 +14,7 @@ include := $(DESTDIR)$(PREFIX)/include
 bin := $(DESTDIR)$(PREFIX)/bin
 man := $(DESTDIR)$(PREFIX)/share/man/man1
 
-.PHONY: help setup build demo demo-nbd test test-rust test-c test-python test-go test-mixed test-command test-guest test-qemu bench install uninstall lint docs clean
+.PHONY: help setup build demo demo-nbd test test-rust test-c test-python test-go test-mixed test-command test-guest test-qemu soak bench install uninstall lint docs clean
 
 help:
 	@echo 'make setup       install what is missing (as root; else it says what to install)'
@@ -23,6 +23,7 @@ help:
 	@echo 'make demo-nbd    the same on a real /dev/nbdX, in a User-Mode Linux guest'
 	@echo 'make test        all tests (parts: test-rust test-c test-python test-go test-mixed test-command test-guest)'
 	@echo 'make test-qemu   the device tests on a stock Debian kernel in QEMU, some 15 minutes'
+	@echo 'make soak        SECONDS=600: migrations simulated, killed and chained, with new seeds in each round'
 	@echo 'make bench       figures, each beside a floor or a peer of the same run (WHAT=copy: those named so)'
 	@echo 'make install     PREFIX=$(PREFIX) DESTDIR=: the r3map command and its manual, libr3map, r3map.h, r3map.pc'
 	@echo 'make uninstall   with the same PREFIX and DESTDIR'
@@ -58,6 +59,11 @@ test-rust test-c test-python test-go test-mixed test-command test-guest: test-%:
 test-qemu:
 	@scripts/setup qemu
 	tests/run qemu
+
+soak: SECONDS ?= 600
+soak:
+	@scripts/setup test
+	SECONDS_OF_SOAK=$(SECONDS) tests/soak
 
 bench:
 	@scripts/setup bench

@@ -1,12 +1,15 @@
 //! 640: a region moves from slice to slice, on in chains, in groups, and over a connection that somebody else made.
 #![allow(clippy::undocumented_unsafe_blocks)] // They touch the slice of the test's own mount, as its app would.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 
-use r3map_core::device::View;
+use r3map_core::device::{Kind, View};
 use r3map_core::{
-    BackendOptions, Code, DeviceChoice, Group, Leecher, MountOptions, Result, SeedOptions, Server, ServerOptions, Slice,
+    BackendOptions, Code, DeviceChoice, Error, Group, Leecher, Mount, MountOptions, Result, SeedOptions, Server,
+    ServerOptions, Slice,
 };
 
 mod leeching;
@@ -85,6 +88,80 @@ fn a_slice_that_was_prepared_shows_the_region_in_memory_and_is_seeded_again() {
 fn a_slice_that_was_prepared_shows_the_region_in_a_file_and_is_seeded_again() {
     let directory = Directory::new();
     moves_from_slice_to_slice(&directory.url("region"));
+}
+
+/// A file as an app has it.
+struct Opened(std::fs::File);
+
+impl Bytes for Opened {
+    fn write(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        self.0.write_all_at(bytes, offset).map_err(|error| Error::io("write to a file", error))
+    }
+    fn read(&self, bytes: &mut [u8], offset: u64) {
+        self.0.read_exact_at(bytes, offset).unwrap();
+    }
+}
+
+fn opened(mount: &Mount, view: View) -> Opened {
+    Opened(match view {
+        View::File => mount.file().unwrap(),
+        _ => File::options().read(true).write(true).open(mount.path().unwrap()).unwrap(),
+    })
+}
+
+fn moves_from_device_to_device(device: DeviceChoice, view: View) {
+    let options = MountOptions { device, ..options() };
+    let size = 2 << 20;
+    let source = options.clone().open_url(&format!("memory:?size={size}"), &BackendOptions::default()).unwrap();
+    let bytes = pattern(size, 4);
+    source.write_at(&bytes, 0).unwrap();
+    let there = opened(&source, view);
+    let seeder = seed(&source);
+    let app = App::start(&seeder, Writer::start(there, bytes, 6), b"");
+    let leecher = leech_with(&seeder, "memory:", MountOptions { prepare: Some(view), ..options }).unwrap();
+    leecher.wait_local(0.5, SOON).unwrap();
+    let here = leecher.finalize().unwrap();
+    // The app there let go of its file when it stopped.
+    let writer = Writer::start(opened(&here, view), app.bytes(), 7);
+    here.wait_local(1.0, SOON).unwrap();
+    seeder.wait_drained(SOON).unwrap();
+    let bytes = writer.stop();
+    let file = opened(&here, view);
+    let mut found = vec![0; size];
+    file.read(&mut found, 0);
+    same(&found, &bytes);
+    file.0.sync_all().unwrap();
+    same(&read_all(&here), &bytes);
+    drop(file);
+    app.join();
+    seeder.close().unwrap();
+    source.close().unwrap();
+    here.close().unwrap();
+}
+
+#[test]
+fn a_path_of_fuse_that_was_prepared_shows_the_region_under_a_writer() {
+    if let Err(error) = Kind::Fuse.probe() {
+        return skip::skip(error);
+    }
+    moves_from_device_to_device(DeviceChoice::Fuse, View::Path);
+}
+
+#[test]
+fn a_file_of_fuse_that_was_prepared_shows_the_region_under_a_writer() {
+    if let Err(error) = Kind::Fuse.probe() {
+        return skip::skip(error);
+    }
+    moves_from_device_to_device(DeviceChoice::Fuse, View::File);
+}
+
+#[test]
+fn a_block_device_that_was_prepared_shows_the_region_under_a_writer() {
+    if let Err(error) = Kind::Nbd.probe() {
+        return skip::leave_to_guest(error);
+    }
+    moves_from_device_to_device(DeviceChoice::Nbd(None), View::Path);
+    moves_from_device_to_device(DeviceChoice::Nbd(None), View::File);
 }
 
 #[test]

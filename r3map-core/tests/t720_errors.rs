@@ -58,12 +58,15 @@ fn options() -> MountOptions {
 fn a_wrong_url_says_what_is_wrong_with_it() {
     let mut table = Table::new();
     for (url, message) in [
-        ("", "\"\" is not a URL: it has no scheme; one of memory file dir r3map r3map+unix"),
-        ("model", "\"model\" is not a URL: it has no scheme; one of memory file dir r3map r3map+unix"),
-        ("/srv/model", "\"/srv/model\" is not a URL: it has no scheme; one of memory file dir r3map r3map+unix"),
+        ("", "\"\" is not a URL: it has no scheme; one of memory file dir r3map r3map+unix nbd nbd+unix"),
+        ("model", "\"model\" is not a URL: it has no scheme; one of memory file dir r3map r3map+unix nbd nbd+unix"),
+        (
+            "/srv/model",
+            "\"/srv/model\" is not a URL: it has no scheme; one of memory file dir r3map r3map+unix nbd nbd+unix",
+        ),
         ("fiel:///x", "unknown scheme \"fiel\"; did you mean \"file\"?"),
         ("r3mpa://h/x", "unknown scheme \"r3mpa\"; did you mean \"r3map\"?"),
-        ("zzz://x", "unknown scheme \"zzz\"; known: memory file dir r3map r3map+unix"),
+        ("zzz://x", "unknown scheme \"zzz\"; known: memory file dir r3map r3map+unix nbd nbd+unix"),
         ("memory:", "memory: needs a size, such as memory:?size=1GiB"),
         ("memory:?sice=1", "memory:?sice=1: unknown parameter \"sice\"; did you mean \"size\"?"),
         ("memory:?size=1&size=2", "memory:?size=1&size=2: parameter \"size\" is given twice"),
@@ -201,7 +204,10 @@ fn options_that_do_not_fit_together_are_refused_at_open() {
     let message = "cache: a direct mount keeps nothing: use mode=managed";
     table.row("direct", mount(options().mode(Mode::Direct).cache("memory:")), Code::InvalidArgument, message);
     for (cache, message) in [
-        ("plain", "cache: \"plain\" is not a URL: it has no scheme; one of memory file dir r3map r3map+unix"),
+        (
+            "plain",
+            "cache: \"plain\" is not a URL: it has no scheme; one of memory file dir r3map r3map+unix nbd nbd+unix",
+        ),
         ("r3map://h/x", "cache: r3map is no local store that keeps pages: use memory: or file:"),
         ("dir:///x", "cache: dir is no local store that keeps pages: use memory: or file:"),
         ("file:///x?size=1", "cache: file:///x?size=1: unknown parameter \"size\": it takes no parameters"),

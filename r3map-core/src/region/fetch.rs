@@ -238,7 +238,7 @@ impl Region {
             let mut fetches = self.lock();
             let fetch = fetches.by_page.remove(&key);
             // Also after success: a page may have become absent and been asked for again under this fetch.
-            self.give_up(&mut fetches, pages);
+            self.give_up(&mut fetches, pages.clone());
             if let Err(error) = &landed {
                 self.figures.fetch_failed(error);
             }
@@ -251,8 +251,10 @@ impl Region {
             fetch.unwrap_or_default()
         };
         self.figures.landed.signal();
+        // What was asked for twice came by the other way: then a failure is nobody's.
+        let came = landed.is_err() && self.states.next_run(pages, Set::MISSING).is_none();
         for waiting in waiting {
-            waiting(landed.clone());
+            waiting(if came { Ok(()) } else { landed.clone() });
         }
     }
 

@@ -336,6 +336,24 @@ fn a_trim_gives_zero_dirty_without_moving_bytes_and_a_fetch_under_way_is_lost() 
 }
 
 #[test]
+fn a_second_fetch_that_fails_fails_nobody_whose_page_the_first_one_brought() {
+    let bed = Bed::new();
+    bed.region.fetch(0..2, None);
+    let again: Ahead = Arc::new(|page| Want { pages: page..page + 1, again: true });
+    let read = bed.wait(|wait| bed.region.read(Buffer::new(P), 0, wait, again.clone()));
+    assert_eq!(bed.asked(), 2);
+    let (first, second) = (bed.request(), bed.request());
+    bed.bring(first, 7);
+    bed.fail(second);
+    assert_eq!(done(read).unwrap(), vec![7; P]);
+
+    // One whose page nobody brought hears of it.
+    let read = bed.wait(|wait| bed.region.read(Buffer::new(P), 2 * PAGE, wait, again));
+    bed.fail(bed.request());
+    assert_eq!(done(read).unwrap_err().code(), Code::Io);
+}
+
+#[test]
 fn a_trim_of_a_page_being_pushed_is_dirty_again_and_reads_zero() {
     let bed = Bed::new();
     bed.put(5, 0, P);

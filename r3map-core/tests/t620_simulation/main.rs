@@ -14,7 +14,7 @@
 //! region that denies a vote it cannot know of (seed 103).
 //!
 //! A failure prints its seed; `R3MAP_SEED=n` runs that seed alone and prints what happened, `R3MAP_SIMULATIONS=n`
-//! runs that many.
+//! runs that many, beginning with the seed `R3MAP_FIRST=n`.
 
 mod world;
 
@@ -31,7 +31,10 @@ fn one_host_owns_the_region_and_no_acknowledged_write_is_lost() {
     let alone = variable("R3MAP_SEED");
     let seeds = match alone {
         Some(seed) => seed..seed + 1,
-        None => 0..variable("R3MAP_SIMULATIONS").unwrap_or(SEEDS),
+        None => {
+            let first = variable("R3MAP_FIRST").unwrap_or(0);
+            first..first + variable("R3MAP_SIMULATIONS").unwrap_or(SEEDS)
+        }
     };
     let count = seeds.end - seeds.start;
     let (mut moves, mut crashes, mut refusals) = (0, 0, 0);

@@ -172,6 +172,13 @@ impl Seed {
         self.client().first_link().say(message);
     }
 
+    /// Makes the connection that carries messages anew if nothing came by it since then, and it can be made anew.
+    pub fn cut_if_silent(&self, since: Instant) {
+        if self.client().can_reconnect() {
+            self.client().first_link().cut_if_silent(since);
+        }
+    }
+
     /// What is read from here on is of this session.
     pub fn enter(&self, session: Identity) {
         let Some(leech) = self.leech() else { return };

@@ -173,6 +173,15 @@ impl Link {
         }
     }
 
+    /// The same if the server has answered nothing since then.
+    pub fn cut_if_silent(&self, since: Instant) {
+        let state = self.state();
+        if let Some(channel) = state.channel.as_ref().filter(|_| state.heard.is_none_or(|heard| heard < since)) {
+            tracing::info!("a connection is silent: making it anew");
+            channel.shutdown();
+        }
+    }
+
     /// Completes requests whose deadline passed; says when the next one does.
     pub fn expire(&self, client: &Client, now: Instant) -> Option<Instant> {
         let mut state = self.state();

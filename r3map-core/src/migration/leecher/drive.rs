@@ -23,6 +23,10 @@ use crate::wire::{Identity, socket};
 /// Pauses before something is said again that may have been lost.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 
+/// How long a connection may leave a question without an answer before it is made anew, within the option `deadline`.
+/// Keep-alive does not find one that somebody between the two sides keeps open.
+const SILENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+
 /// The thread's own.
 pub struct Driver {
     core: Arc<Core>,
@@ -32,6 +36,8 @@ pub struct Driver {
     pull: Pull,
     plan: Plan,
     again: Again,
+    /// When the first question was asked since something was heard.
+    unheard: Option<Instant>,
     /// Whether the source gave up what is missing.
     abandoned: bool,
     /// Whether the bytes could not be made durable, which does not get better.
@@ -67,6 +73,7 @@ impl Driver {
             actions: first.into(),
             plan: Plan::default(),
             again: Again::begin(),
+            unheard: None,
             abandoned: false,
             unsynced: false,
             stopped: false,
@@ -86,6 +93,7 @@ impl Driver {
             }
             if self.again.at <= Instant::now() {
                 self.again.later();
+                self.doubt();
                 self.event(Event::Again);
             }
             let seen = self.look();
@@ -121,7 +129,20 @@ impl Driver {
         self.act();
     }
 
+    /// Makes a connection anew that is silent though it was asked.
+    fn doubt(&mut self) {
+        let deadline = self.core.options().deadline;
+        let patience = if deadline.is_zero() { SILENCE.1 } else { deadline.clamp(SILENCE.0, SILENCE.1) };
+        if let Some(since) = self.unheard.filter(|since| since.elapsed() >= patience) {
+            self.unheard = None;
+            self.core.seed().cut_if_silent(since);
+        }
+    }
+
     fn take(&mut self, input: Input) {
+        if let Input::Heard(_) = input {
+            self.unheard = None;
+        }
         match input {
             Input::Heard(Heard::Message(message)) => self.hear(message),
             Input::Heard(Heard::Connected) => {
@@ -167,7 +188,13 @@ impl Driver {
     fn act(&mut self) {
         while let Some(action) = self.actions.pop_front() {
             match action {
-                Action::Send(message) => self.core.seed().say(&message),
+                Action::Send(message) => {
+                    // That the region was taken is the one thing that nobody answers.
+                    if !matches!(message, Message::Taken { .. }) {
+                        self.unheard.get_or_insert_with(Instant::now);
+                    }
+                    self.core.seed().say(&message);
+                }
                 Action::Persist { step, record } => self.persist(step, &record),
                 Action::Pull { session } => self.start_pulling(session),
                 Action::Forget { round, pages } => self.forget_round(round, &pages),
