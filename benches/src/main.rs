@@ -86,6 +86,9 @@ const FIGURES: &[Figure] = &[
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
+    if wanted.first().is_some_and(|word| word == migrate::SOURCE) {
+        return migrate::source_process(&wanted[1..]);
+    }
     let (mut missed, mut skipped) = (0, 0);
     println!("load {}", std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim());
     println!("{:<46} {:>9} {:>9}", "figure", "goal", "result");

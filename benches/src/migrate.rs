@@ -1,5 +1,7 @@
 //! A region that is written all the time and moves to another mount over a network one can shape.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -7,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use r3map_chaos::{Conditions, Direction, GIGABIT, Network};
 use r3map_core::device::View;
-use r3map_core::{BackendOptions, DeviceChoice, Leecher, MountOptions, SeedOptions, SeedState, Seeder, Slice};
+use r3map_core::{BackendOptions, DeviceChoice, Leecher, MountOptions, SeedOptions, SeedState, Slice};
 
 use crate::slice::source;
 use crate::{Measured, floor, median};
@@ -56,7 +58,7 @@ struct Outcome {
 struct Writer {
     stop: Arc<AtomicBool>,
     written: Arc<AtomicU64>,
-    thread: JoinHandle<Instant>,
+    thread: JoinHandle<u64>,
 }
 
 fn write(slice: &Slice, page: u64) {
@@ -70,8 +72,7 @@ impl Writer {
         let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (asked, count) = (stop.clone(), written.clone());
         let thread = std::thread::spawn(move || {
-            let begun = Instant::now();
-            let mut last = begun;
+            let (begun, mut last) = (Instant::now(), now());
             let mut page = 0;
             while !asked.load(Ordering::Relaxed) {
                 let due =
@@ -83,7 +84,7 @@ impl Writer {
                 write(&slice, page);
                 page += 1;
                 count.store(page, Ordering::Relaxed);
-                last = Instant::now();
+                last = now();
             }
             last
         });
@@ -99,66 +100,88 @@ impl Writer {
     }
 
     /// Stops it; says how far it came and when it wrote last.
-    fn stop(self) -> (u64, Instant) {
+    fn stop(self) -> (u64, u64) {
         self.stop.store(true, Ordering::Relaxed);
         let last = self.thread.join().unwrap();
         (self.written.load(Ordering::Relaxed), last)
     }
 }
 
-/// The app at the source: it stops writing when it is asked to, and says how far it came.
-fn hand_over(seeder: &Seeder, writer: Writer) -> (u64, Instant) {
+/// Nanoseconds of a clock that all processes of this host share.
+fn now() -> u64 {
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
+    time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64
+}
+
+/// The word with which this program is started as the source of a migration: a process of its own, since what one
+/// does to its address space would hold up the other's faults.
+pub const SOURCE: &str = "--source-of-a-migration";
+
+/// The app at the source: it writes until it is asked to stop, hands over how far it came and when it wrote last, and
+/// says how fast it was.
+pub fn source_process(words: &[String]) {
+    let [size, device, rate] = words else { panic!("SIZE DEVICE RATE") };
+    let (size, rate) = (size.parse().unwrap(), rate.parse().ok());
+    let mount = MountOptions::default().device(device.parse().unwrap()).open(source(size)).unwrap();
+    let slice = mount.slice().unwrap();
+    if device == "userfaultfd" {
+        mount.pull(0, size).unwrap();
+    }
+    let writer = Writer::start(slice, rate);
+    let pause = Duration::from_millis(if rate.is_none() { 1000 } else { 100 });
+    let ((), before) = writer.speed(|| std::thread::sleep(pause));
+    let seeder = mount.seed("127.0.0.1:0", &SeedOptions::default()).unwrap();
+    println!("{}", seeder.url().unwrap());
     let mut after = 0;
-    loop {
+    let mut until = |state| loop {
         let event = seeder.next(after, SOON).unwrap();
         after = event.sequence;
-        if event.state == SeedState::Suspending {
-            let (page, last) = writer.stop();
-            seeder.suspended(event.sequence, &page.to_le_bytes()).unwrap();
-            return (page, last);
+        if event.state == state {
+            return after;
         }
-    }
+    };
+    until(SeedState::Tracking);
+    let (sequence, during) = writer.speed(|| until(SeedState::Suspending));
+    let (page, last) = writer.stop();
+    seeder.suspended(sequence, &[page.to_le_bytes(), last.to_le_bytes()].concat()).unwrap();
+    seeder.wait_drained(SOON).unwrap();
+    println!("{before} {during}");
+    seeder.close().unwrap();
+    mount.discard().unwrap();
 }
 
 fn migrate(plan: &Plan) -> Outcome {
-    let mount = MountOptions::default().device(plan.device.clone()).open(source(plan.size)).unwrap();
-    let slice = mount.slice().unwrap();
-    if plan.device == DeviceChoice::Userfaultfd {
-        mount.pull(0, plan.size).unwrap();
-    }
-    let writer = Writer::start(slice, plan.writes);
-    let ((), before) =
-        writer.speed(|| std::thread::sleep(Duration::from_millis(if plan.writes.is_none() { 1000 } else { 100 })));
-    let seeder = mount.seed("127.0.0.1:0", &SeedOptions::default()).unwrap();
-    let authority = seeder.url().unwrap().split('/').nth(2).unwrap().to_owned();
-    let network = Network::to(&authority, plan.network.clone()).unwrap();
+    let device = match plan.device {
+        DeviceChoice::Userfaultfd => "userfaultfd",
+        _ => "nbd",
+    };
+    let rate = plan.writes.map_or("any".to_owned(), |rate| rate.to_string());
+    let mut source = Command::new(std::env::current_exe().unwrap())
+        .args([SOURCE, &plan.size.to_string(), device, &rate])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(source.stdout.take().unwrap()).lines();
+    let url = said.next().expect("the source's URL").unwrap();
+    let network = Network::to(url.split('/').nth(2).unwrap(), plan.network.clone()).unwrap();
 
     let begun = Instant::now();
     let options = MountOptions { prepare: Some(View::Slice), ..MountOptions::default().device(plan.device.clone()) };
     let leecher = Leecher::open(&network.url("region"), "memory:", options, &BackendOptions::default()).unwrap();
-    let (_, during) = writer.speed(|| match plan.when.strip_suffix('%') {
-        Some(share) => leecher.wait_local(share.parse::<f64>().unwrap() / 100.0, SOON).unwrap(),
-        None => {}
-    });
-    let app = std::thread::spawn({
-        let seeder = seeder.clone();
-        move || hand_over(&seeder, writer)
-    });
     let arrived = leecher.finalize_when(plan.when, SOON).unwrap();
     let slice = arrived.slice().unwrap();
-    let next = u64::from_le_bytes(arrived.payload().try_into().unwrap());
-    write(&slice, next);
-    let first = Instant::now();
-    let (page, last) = app.join().unwrap();
-    assert_eq!(page, next);
-    seeder.wait_drained(SOON).unwrap();
+    let (page, last) = arrived.payload().split_at(8);
+    let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
+    write(&slice, number(page));
+    let pause = now() - number(last);
+    let speeds = said.next().expect("the source's speeds").unwrap();
     let total = begun.elapsed().as_secs_f64();
+    let (before, during) = speeds.split_once(' ').unwrap();
     let sent = network.passed(Direction::Down);
     arrived.close().unwrap();
     leecher.close().unwrap();
-    seeder.close().unwrap();
-    mount.discard().unwrap();
-    Outcome { pause: (first - last).as_secs_f64(), total, sent, before, during }
+    assert!(source.wait().unwrap().success());
+    Outcome { pause: pause as f64 / 1e9, total, sent, before: before.parse().unwrap(), during: during.parse().unwrap() }
 }
 
 fn outcomes(plan: &Plan) -> Vec<Outcome> {
