@@ -94,17 +94,21 @@ fn finalize_gives_the_same_mount_as_often_as_it_is_called() {
 }
 
 #[test]
-fn an_app_that_would_not_stop_is_asked_again() {
+fn an_app_that_would_not_stop_is_asked_again_once_for_each_call() {
+    const ROUNDS: u8 = 20;
     let source = Source::new();
     let leecher = leech(&source.seeder, "memory:");
     let mut after = 0;
-    for round in 0..2u8 {
+    for round in 0..=ROUNDS {
         let asked = finalizing(&leecher);
         let event = wait_for(&source.seeder, &mut after, SeedState::Suspending);
         source.seeder.refuse(event.sequence, "in the middle of something").unwrap();
         let error = asked.join().unwrap().err().unwrap();
         assert_eq!((error.code(), error.is_retryable()), (Code::Busy, true));
         assert!(error.message().contains("in the middle of something"), "{error}");
+        wait_for(&source.seeder, &mut after, SeedState::Resumed);
+        let more = source.seeder.next(after, Duration::from_millis(20));
+        assert_eq!(code(more), Code::Timeout, "the app was asked though nobody waits");
         source.mount.write_at(&[round; 100], 77_777).unwrap();
     }
     leecher.wait_local(1.0, SOON).unwrap();
@@ -113,7 +117,7 @@ fn an_app_that_would_not_stop_is_asked_again() {
     source.seeder.suspended(event.sequence, b"").unwrap();
     let here = asked.join().unwrap().unwrap();
     let mut bytes = source.bytes.clone();
-    bytes[77_777..77_877].fill(1);
+    bytes[77_777..77_877].fill(20);
     same(&read_all(&here), &bytes);
     source.seeder.wait_drained(SOON).unwrap();
     here.close().unwrap();

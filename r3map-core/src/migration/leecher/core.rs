@@ -383,7 +383,8 @@ impl Core {
             Some(cause) if status.aborted > before => Some(Err(cause.clone())),
             _ => None,
         });
-        self.publish(|status| status.finalizing -= 1);
+        // A vote that came to nothing has counted off all who waited for it.
+        self.publish(|status| status.finalizing -= u64::from(status.aborted == before));
         outcome?;
         self.parts.iter().map(Part::hand_out).collect()
     }

@@ -326,6 +326,8 @@ impl Driver {
                 let error = Error::new(Code::Busy, format!("finalize: the source goes on: {reason}"));
                 self.core.publish(|status| {
                     status.aborted += 1;
+                    // That is the answer to all who wait now: the app is asked again when somebody calls again.
+                    status.finalizing = 0;
                     status.bound = false;
                     status.state = if tracking { LeechState::Pulling } else { LeechState::Connecting };
                     status.cause = Some(error);
