@@ -23,6 +23,8 @@ pub mod mount;
 pub mod options;
 pub mod page;
 pub mod region;
+#[cfg(feature = "runtime")]
+mod runtime;
 pub mod server;
 #[cfg(test)]
 #[path = "../../tests/skip.rs"]

@@ -9,6 +9,9 @@ use crate::error::{Code, Error, Result};
 /// The schemes this build opens.
 pub const SCHEMES: &[&str] = &["memory", "file", "dir", "r3map", "r3map+unix", "nbd", "nbd+unix"];
 
+/// The features of the package that a build without them lacks, and the schemes of each.
+const FEATURES: &[(&str, &[&str])] = &[];
+
 /// A parsed URL of a backend.
 #[derive(Clone, Debug)]
 pub struct Location {
@@ -163,6 +166,10 @@ pub fn percent_encode(text: &str) -> String {
 pub fn unknown_scheme(scheme: &str) -> Error {
     if let "nbds" | "nbds+unix" = scheme {
         let message = format!("{scheme}: NBD is spoken without TLS only: use a UNIX socket or an encrypted tunnel");
+        return Error::new(Code::Unsupported, message);
+    }
+    if let Some((feature, _)) = FEATURES.iter().find(|(_, schemes)| schemes.contains(&scheme)) {
+        let message = format!("{scheme}: this r3map was built without it: build it with the feature {feature:?}");
         return Error::new(Code::Unsupported, message);
     }
     invalid(format!("unknown scheme {scheme:?}{}", nearest(scheme, SCHEMES, "")))
