@@ -67,7 +67,7 @@ soak:
 
 bench:
 	@scripts/setup bench
-	$(CARGO) build --release --locked -p r3map-benches
+	$(CARGO) build --release --locked -p r3map-benches -p r3map-ffi
 	$(built)/r3map-bench $(WHAT)
 	@test -n "$(filter-out read_at go,$(WHAT))" || benches/go
 	@test -n "$(WHAT)" || benches/python/run

@@ -51,6 +51,7 @@ const ROUNDS: usize = 7;
 const FIGURES: &[Figure] = &[
     Figure { name: "fault: userfaultfd 4 KiB p50 / bare loop", goal: Goal::AtMost(1.5), measure: fault::first_access },
     Figure { name: "read_at: 4 KiB hot page / memcpy", goal: Goal::AtMost(3.0), measure: handle::read_at },
+    Figure { name: "read_at: from C / from Rust", goal: Goal::AtMost(1.2), measure: handle::read_at_from_c },
     Figure { name: "copy: 1 GiB tcp -> memory / bare pull", goal: Goal::AtLeast(0.8), measure: copy::over_tcp },
     Figure { name: "slice: direct, sequential, unix / bare pull", goal: Goal::AtLeast(0.6), measure: slice::direct },
     Figure { name: "slice: managed, sequential, unix / bare pull", goal: Goal::AtLeast(0.8), measure: slice::managed },
