@@ -80,6 +80,15 @@ impl Info {
     }
 }
 
+/// How long a store takes to answer something small.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoundTrip {
+    /// The least that was seen.
+    pub least: Duration,
+    /// What was seen last.
+    pub latest: Duration,
+}
+
 /// A stretch of a region, and what is known of its bytes without reading them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
@@ -204,6 +213,11 @@ pub trait Backend: Send + Sync + 'static {
 
     /// The file that has every byte at its offset, if all of them are in one: they are then sent without a copy.
     fn file(&self) -> Option<Arc<std::fs::File>> {
+        None
+    }
+
+    /// How long the store takes to answer something small: the least and the latest, where that is measured.
+    fn round_trip(&self) -> Option<RoundTrip> {
         None
     }
 
