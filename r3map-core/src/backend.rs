@@ -14,8 +14,10 @@ use crate::error::{Code, Error, Result};
 use crate::migration::home::Home;
 use crate::url::Location;
 
+mod blocking;
 pub mod dir;
 pub mod file;
+mod link;
 pub mod memory;
 pub mod nbd;
 mod pool;

@@ -8,10 +8,10 @@
 //! process.
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use crate::backend::link::Protocol;
 use crate::backend::remote::check_options;
-use crate::backend::{self, Backend, BackendOptions, Extent, Info, Operation, Request};
+use crate::backend::{Backend, BackendOptions, Extent, Info, Request, blocking};
 use crate::cancel::Limit;
 use crate::error::{Code, Error, Result};
 use crate::url::Location;
@@ -24,9 +24,6 @@ mod link;
 mod replies;
 
 use client::Client;
-
-/// Bound of a blocking call made without one.
-const DEADLINE: Duration = Duration::from_secs(30);
 
 /// An export of an NBD server. A connection that is lost is made again while requests wait for it; those under way
 /// are sent once more. A server whose export has another size then fails every call with `corrupt`.
@@ -78,20 +75,19 @@ impl Backend for Nbd {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        backend::read(&self.shared(), buffer, offset, &Limit::within(DEADLINE))
+        blocking::read_at(self.shared(), buffer, offset)
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
-        backend::write(&self.shared(), data, offset, &Limit::within(DEADLINE))
+        blocking::write_at(self.shared(), data, offset)
     }
 
     fn zero_at(&self, offset: u64, length: u64) -> Result<()> {
-        let limit = Limit::within(DEADLINE);
-        backend::call(&self.shared(), Operation::Zero { offset, length }, &limit, "zero").map(drop)
+        blocking::zero_at(self.shared(), offset, length)
     }
 
     fn extents(&self, offset: u64, length: u64, most: usize) -> Result<Vec<Extent>> {
-        self.handle.client.extents(offset, length, most, &Limit::within(DEADLINE))
+        self.handle.client.extents(offset, length, most, &Limit::within(blocking::DEADLINE))
     }
 
     fn prefetch(&self, offset: u64, length: u64) {
@@ -99,7 +95,7 @@ impl Backend for Nbd {
     }
 
     fn sync(&self) -> Result<()> {
-        backend::call(&self.shared(), Operation::Sync, &Limit::within(DEADLINE), "sync").map(drop)
+        blocking::sync(self.shared())
     }
 
     fn submit(self: Arc<Self>, request: Request) {

@@ -5,9 +5,9 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::backend::{self, Backend, BackendOptions, Completion, Info, Operation, Request};
+use crate::backend::link::Protocol;
+use crate::backend::{Backend, BackendOptions, Completion, Info, Request, blocking};
 use crate::cancel::{Limit, Waiter};
 use crate::error::{Code, Error, Result};
 use crate::url::Location;
@@ -18,12 +18,8 @@ use crate::wire::socket::Address;
 mod client;
 pub mod leech;
 mod link;
-pub(super) mod timer;
 
 use client::{Client, Route};
-
-/// Bound of a blocking call made without one.
-const DEADLINE: Duration = Duration::from_secs(30);
 
 /// An export of an r3map server. A connection that is lost is made again while requests wait for it; those
 /// under way are sent once more. A server that then shows another region fails every call with `corrupt`.
@@ -106,20 +102,19 @@ impl Backend for Remote {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        backend::read(&self.shared(), buffer, offset, &Limit::within(DEADLINE))
+        blocking::read_at(self.shared(), buffer, offset)
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
-        backend::write(&self.shared(), data, offset, &Limit::within(DEADLINE))
+        blocking::write_at(self.shared(), data, offset)
     }
 
     fn zero_at(&self, offset: u64, length: u64) -> Result<()> {
-        let limit = Limit::within(DEADLINE);
-        backend::call(&self.shared(), Operation::Zero { offset, length }, &limit, "zero").map(drop)
+        blocking::zero_at(self.shared(), offset, length)
     }
 
     fn sync(&self) -> Result<()> {
-        backend::call(&self.shared(), Operation::Sync, &Limit::within(DEADLINE), "sync").map(drop)
+        blocking::sync(self.shared())
     }
 
     fn submit(self: Arc<Self>, request: Request) {

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use once_cell::sync::OnceCell;
 
-use super::greet::{Agreed, Connected, greet};
-use super::link::{Asked, Body, Link};
-use crate::backend::remote::timer::Timer;
+use super::greet::{Agreed, greet};
+use super::link::{Asked, Body};
+use crate::backend::link::{self, Absence, Connected, Link, Links};
 use crate::backend::{self, Completion, Extent, Info, Operation, Priority, Reply, Request};
 use crate::buffer::{Buffer, is_zero};
 use crate::cancel::{Limit, Waiter};
 use crate::error::{Code, Error, Result};
-use crate::thread::{self, Process};
+use crate::thread::Process;
 use crate::wire::nbd::{Command, command_flags, flags};
 use crate::wire::socket::{self, Address, PeerProcess};
 
@@ -26,19 +26,9 @@ const CONCURRENCY: u32 = 64;
 /// The unit of transfer over a network.
 const CHUNK_SIZE: u32 = 256 << 10;
 /// Connections for bulk, where the server agrees to several.
-const BULK_LINKS: usize = 2;
+const BULK_LINKS: u16 = 2;
 /// The longest range in one request that carries no bytes: a multiple of any alignment.
 const LONGEST_RANGE: u64 = 1 << 30;
-
-/// Why there is no connection.
-pub enum Absence {
-    /// The server is away or busy: it may be back.
-    Away(Error),
-    /// The server said no; the next request may ask again.
-    Refused(Error),
-    /// What is there now is another export: for good.
-    Changed(Error),
-}
 
 /// A client of one export.
 pub struct Client {
@@ -46,13 +36,11 @@ pub struct Client {
     address: Address,
     insecure: bool,
     export: String,
-    info: Info,
+    pub(super) info: Info,
     agreed: Agreed,
     kept: Mutex<Kept>,
-    /// The first is for demand; the others are for bulk, connected when first used.
-    links: Vec<Arc<Link>>,
+    pub(super) links: Links<Client>,
     next: AtomicUsize,
-    timer: Timer,
     closed: OnceCell<()>,
 }
 
@@ -72,8 +60,7 @@ impl Client {
     /// Connects, chooses the export, and starts the threads.
     pub fn start(url: &str, address: Address, insecure: bool, export: &str) -> Result<Arc<Client>> {
         let deadline = Instant::now() + GREETING_TIME;
-        let connected = greet(socket::connect(&address, insecure, deadline)?, export, deadline)?;
-        let agreed = connected.agreed;
+        let (connected, agreed) = greet(socket::connect(&address, insecure, deadline)?, export, deadline)?;
         let offered = |flag| agreed.flags & flag != 0;
         let info = Info {
             local: false,
@@ -95,34 +82,17 @@ impl Client {
             info,
             agreed,
             kept: Mutex::new(kept),
-            links: (0..links).map(|role| Arc::new(Link::new(role))).collect(),
+            links: Links::new(links),
             next: AtomicUsize::new(0),
-            timer: Timer::default(),
             closed: OnceCell::new(),
         });
-        let started = thread::spawn("r3map-timer", {
-            let client = client.clone();
-            move || client.timer.run(|now| client.links.iter().filter_map(|link| link.expire(&client, now)).min())
-        });
-        let started = started.map_err(|error| Error::io("start a thread for deadlines", error));
-        let started = started.and_then(|_| client.links[0].start(&client, Some(connected)));
-        started.inspect_err(|error| client.end(error))?;
+        Links::start(&client, Some(connected))?;
         Ok(client)
-    }
-
-    /// What the server said of the region.
-    pub fn info(&self) -> &Info {
-        &self.info
     }
 
     /// What was agreed to.
     pub fn agreed(&self) -> &Agreed {
         &self.agreed
-    }
-
-    /// The timer that ends requests at their deadlines.
-    pub fn timer(&self) -> &Timer {
-        &self.timer
     }
 
     fn offers(&self, flag: u16) -> bool {
@@ -169,17 +139,16 @@ impl Client {
         };
         let writes = matches!(command, Command::Write | Command::WriteZeroes);
         let flags = if writes && self.is_written_through() { command_flags::FUA } else { 0 };
-        let asked = Asked { command, flags, offset, length: length as u32, body, deadline, completion };
-        let link = if command == Command::Flush { &self.links[0] } else { self.link(priority) };
-        link.submit(self, asked);
+        let asked = Asked { command, flags, offset, length: length as u32, body, failure: None };
+        let link = if command == Command::Flush { self.links.first() } else { self.link(priority) };
+        link.submit(self, asked, deadline, completion);
     }
 
     /// The connection for the next request of this priority.
-    fn link(&self, priority: Priority) -> &Arc<Link> {
-        let bulk = self.links.len() - 1;
-        match priority {
-            Priority::Bulk if bulk > 0 => &self.links[1 + self.next.fetch_add(1, Ordering::Relaxed) % bulk],
-            _ => &self.links[0],
+    fn link(&self, priority: Priority) -> &Arc<Link<Client>> {
+        match (priority, self.links.bulk()) {
+            (Priority::Bulk, bulk @ [_, ..]) => &bulk[self.next.fetch_add(1, Ordering::Relaxed) % bulk.len()],
+            _ => self.links.first(),
         }
     }
 
@@ -241,35 +210,23 @@ impl Client {
         Ok(Reply::Done)
     }
 
+    /// Why a request is refused before it travels, if it is.
     fn check(&self, operation: &Operation) -> Result<()> {
-        if !self.process.is_current() {
-            let message = "this backend belongs to the process that was forked: open one in the child";
-            return Err(Error::new(Code::Closed, message));
-        }
-        let (offset, length, longest) = match operation {
-            Operation::Read { offset, buffer } => (*offset, buffer.len() as u64, u64::from(self.info.max_request)),
-            Operation::Write { offset, data } => (*offset, data.len() as u64, u64::from(self.info.max_request)),
-            Operation::Zero { offset, length } => (*offset, *length, u64::MAX),
-            Operation::Sync => return Ok(()),
+        link::check(self.process, &self.info, operation)?;
+        let (offset, length) = match operation {
+            Operation::Write { offset, data } => (*offset, data.len() as u64),
+            Operation::Zero { offset, length } => (*offset, *length),
+            Operation::Read { .. } | Operation::Sync => return Ok(()),
         };
-        let (name, writes) = (&self.info.name, !matches!(operation, Operation::Read { .. }));
-        if self.info.read_only && writes {
-            return Err(Error::new(Code::ReadOnly, format!("{name} is exported read-only")));
+        if self.is_aligned(offset, length) {
+            return Ok(());
         }
-        if length > longest {
-            let message = format!("{name}: {length} bytes in one request; the most is {longest}");
-            return Err(Error::new(Code::InvalidArgument, message));
-        }
-        self.info.check(offset, length)?;
-        if writes && !self.is_aligned(offset, length) {
-            let message = format!(
-                "{name}: a write of {length} bytes at {offset}, where the server takes whole blocks of {} bytes: mount \
-                 it managed, which writes whole pages",
-                self.info.alignment
-            );
-            return Err(Error::new(Code::InvalidArgument, message));
-        }
-        Ok(())
+        let message = format!(
+            "{}: a write of {length} bytes at {offset}, where the server takes whole blocks of {} bytes: mount it \
+             managed, which writes whole pages",
+            self.info.name, self.info.alignment
+        );
+        Err(Error::new(Code::InvalidArgument, message))
     }
 
     /// Asks which bytes are zeros, where the server knows.
@@ -287,10 +244,10 @@ impl Client {
             offset,
             length: length as u32,
             body: Body::Status(found.clone()),
-            deadline: limit.deadline,
-            completion: Completion::new(move |outcome| notifier.notify(outcome)),
+            failure: None,
         };
-        self.links[0].submit(self, asked);
+        let completion = Completion::new(move |outcome| notifier.notify(outcome));
+        self.links.first().submit(self, asked, limit.deadline, completion);
         waiter.wait(&limit.and_a_moment(), &self.info.name)??;
         let mut extents = std::mem::take(&mut *found.lock().unwrap_or_else(|e| e.into_inner()));
         extents.truncate(most.max(1));
@@ -312,14 +269,14 @@ impl Client {
             offset,
             length: length as u32,
             body: Body::Nothing,
-            deadline: Some(Instant::now() + GREETING_TIME),
-            completion: Completion::new(drop),
+            failure: None,
         };
-        self.link(Priority::Bulk).submit(self, asked);
+        let deadline = Some(Instant::now() + GREETING_TIME);
+        self.link(Priority::Bulk).submit(self, asked, deadline, Completion::new(drop));
     }
 
     /// Connects again for a link.
-    pub fn connect(&self) -> std::result::Result<Connected, Absence> {
+    pub(super) fn connect_again(&self) -> std::result::Result<Connected, Absence> {
         let deadline = Instant::now() + GREETING_TIME;
         let away_or_refused = |error: Error| match error.code() {
             Code::InvalidArgument | Code::NotFound | Code::PermissionDenied | Code::Unsupported => {
@@ -332,9 +289,9 @@ impl Client {
             Code::PermissionDenied => Absence::Refused(error),
             _ => Absence::Away(error),
         })?;
-        let connected = greet(socket, &self.export, deadline).map_err(away_or_refused)?;
-        if connected.agreed != self.agreed {
-            let (now, then) = (connected.agreed, self.agreed);
+        let (connected, agreed) = greet(socket, &self.export, deadline).map_err(away_or_refused)?;
+        if agreed != self.agreed {
+            let (now, then) = (agreed, self.agreed);
             let what = if now.size != then.size {
                 format!("{} bytes instead of {}", now.size, then.size)
             } else {
@@ -399,14 +356,8 @@ impl Client {
         if !self.process.is_current() || self.closed.set(()).is_err() {
             return Err(error);
         }
-        self.end(&error);
+        link::end(&**self, &error);
         Ok(())
-    }
-
-    /// Fails all requests, now and later, with this error, and lets connections and threads go.
-    pub fn end(&self, error: &Error) {
-        self.links.iter().for_each(|link| link.end(error));
-        self.timer.end();
     }
 }
 

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::backend::link::Connected;
 use crate::buffer::Buffer;
 use crate::error::{Code, Error, Result};
 use crate::wire::channel::{Channel, Packet, Payload};
@@ -30,16 +31,6 @@ pub struct Agreed {
     pub max_request: u32,
 }
 
-/// A connection on which an export was chosen.
-pub struct Connected {
-    /// To send.
-    pub channel: Arc<Channel>,
-    /// To receive.
-    pub incoming: Incoming,
-    /// What it is.
-    pub agreed: Agreed,
-}
-
 struct Greeting<'a> {
     channel: Arc<Channel>,
     incoming: Incoming,
@@ -51,11 +42,11 @@ struct Greeting<'a> {
 type Answer = (u32, Vec<u8>);
 
 /// Chooses an export. A server that says no does so by an error that is not retryable.
-pub fn greet(socket: OwnedFd, export: &str, deadline: Instant) -> Result<Connected> {
+pub fn greet(socket: OwnedFd, export: &str, deadline: Instant) -> Result<(Connected, Agreed)> {
     let channel = Arc::new(Channel::new(socket, Duration::ZERO)?);
     let mut greeting = Greeting { channel, incoming: Incoming::new(), deadline, export };
     let agreed = greeting.run().map_err(|error| error.context("greet the NBD server"))?;
-    Ok(Connected { channel: greeting.channel, incoming: greeting.incoming, agreed })
+    Ok((Connected { channel: greeting.channel, incoming: greeting.incoming }, agreed))
 }
 
 impl Greeting<'_> {

@@ -1,7 +1,8 @@
 //! What a server answers.
 
 use super::client::Client;
-use super::link::{Body, Link, Sent};
+use super::link::{Asked, Body};
+use crate::backend::link::{Asked as _, Link, Protocol, Sent};
 use crate::backend::{Extent, Reply};
 use crate::buffer::Buffer;
 use crate::error::{Code, Error, Result};
@@ -63,7 +64,7 @@ fn corrupt(what: &str) -> Error {
     Error::new(Code::Corrupt, format!("the server answered what makes no sense: {what}"))
 }
 
-impl Link {
+impl Link<Client> {
     /// Receives a reply or a chunk of one.
     pub(super) fn receive(&self, client: &Client, channel: &Channel, incoming: &mut Incoming) -> Result<()> {
         let head = incoming.head::<REPLY_SIZE>(channel, None, Duration::ZERO)?;
@@ -97,11 +98,11 @@ impl Link {
         if error == errors::ESHUTDOWN {
             return Err(error_of(error, "the server", ""));
         }
-        let length = self.with(number, |sent| {
+        let length = self.with(number, |asked| {
             if error != 0 {
-                sent.failure = Some(error_of(error, sent.asked.what(), ""));
+                asked.failure = Some(error_of(error, asked.what(), ""));
             }
-            if sent.asked.command == Command::Read { Some(sent.asked.length) } else { None }
+            if asked.command == Command::Read { Some(asked.length) } else { None }
         });
         match length {
             // Requests that were given up and whose replies have bytes end the connection.
@@ -119,7 +120,7 @@ impl Link {
         if chunk.length as usize > MOST_PAYLOAD + 8 {
             return Err(corrupt("a chunk of more bytes than anybody asks for"));
         }
-        let known = self.with(number, |sent| (sent.asked.command, sent.asked.offset, sent.asked.length));
+        let known = self.with(number, |asked| (asked.command, asked.offset, asked.length));
         // Nobody waits for the answer to a request that was given up.
         let Some((command, offset, length)) = known else {
             return incoming.skip_bytes(channel, chunk.length as usize);
@@ -136,14 +137,14 @@ impl Link {
                 let mut count = [0; 4];
                 incoming.fill(channel, &mut count)?;
                 let range = inside(at, u32::from_be_bytes(count), offset, length)?;
-                self.with(number, |sent| take_hole(sent, range)).unwrap_or(Ok(()))
+                self.with(number, |asked| take_hole(asked, range)).unwrap_or(Ok(()))
             }
             (chunks::BLOCK_STATUS, Command::BlockStatus) if chunk.length <= MOST_STATUS => {
                 let mut bytes = vec![0; chunk.length as usize];
                 incoming.fill(channel, &mut bytes)?;
                 let extents = parse_extents(&bytes, length.into())?;
-                self.with(number, |sent| {
-                    if let Body::Status(found) = &sent.asked.body {
+                self.with(number, |asked| {
+                    if let Body::Status(found) = &asked.body {
                         *found.lock().unwrap_or_else(|e| e.into_inner()) = extents;
                     }
                 });
@@ -159,9 +160,9 @@ impl Link {
                 if error == errors::ESHUTDOWN {
                     return Err(error_of(error, "the server", why));
                 }
-                self.with(number, |sent| {
-                    let error = error_of(error, sent.asked.what(), why);
-                    sent.failure.get_or_insert(error);
+                self.with(number, |asked| {
+                    let error = error_of(error, asked.what(), why);
+                    asked.failure.get_or_insert(error);
                 });
                 Ok(())
             }
@@ -177,7 +178,7 @@ impl Link {
         number: u64,
         range: std::ops::Range<u32>,
     ) -> Result<()> {
-        let room = self.with(number, |sent| match &mut sent.asked.body {
+        let room = self.with(number, |asked| match &mut asked.body {
             Body::Read(room, filled) => {
                 filled.add(range.start, range.end - range.start)?;
                 filled.has_data = true;
@@ -190,20 +191,40 @@ impl Link {
         };
         let received = incoming.fill(channel, &mut buffer[range.start as usize..range.end as usize]);
         // Back for the next piece, or for the next connection.
-        self.with(number, |sent| {
-            if let Body::Read(room, _) = &mut sent.asked.body {
+        self.with(number, |asked| {
+            if let Body::Read(room, _) = &mut asked.body {
                 *room = Some(buffer);
             }
         });
         received
     }
+
+    /// Completes a request, if somebody still waits for it.
+    fn finish(&self, client: &Client, number: u64) -> Result<()> {
+        let Some(Sent { mut asked, completion, .. }) = self.answered(number) else { return Ok(()) };
+        let acknowledged = match asked.failure.take() {
+            Some(error) => Err(error),
+            None => client.acknowledged((asked.command, &asked.body)),
+        };
+        let outcome = acknowledged.and_then(|()| match asked.body {
+            Body::Read(buffer, filled) => filled.reply(buffer, asked.length),
+            Body::Status(ref found) if found.lock().unwrap_or_else(|e| e.into_inner()).is_empty() => {
+                Err(Error::new(Code::Corrupt, "the server answered block status with nothing"))
+            }
+            _ => Ok(Reply::Done),
+        });
+        let broken = outcome.as_ref().err().filter(|error| error.code() == Code::Corrupt).cloned();
+        completion.complete(outcome.map_err(|error| error.context(&client.info().name)));
+        // Whoever answers so is not to be trusted with what comes next.
+        broken.map_or(Ok(()), Err)
+    }
 }
 
-fn take_hole(sent: &mut Sent, range: std::ops::Range<u32>) -> Result<()> {
-    let Body::Read(Some(buffer), filled) = &mut sent.asked.body else { return Ok(()) };
+fn take_hole(asked: &mut Asked, range: std::ops::Range<u32>) -> Result<()> {
+    let Body::Read(Some(buffer), filled) = &mut asked.body else { return Ok(()) };
     filled.add(range.start, range.end - range.start)?;
     // All of it being a hole, none of it need be touched.
-    if range.end - range.start < sent.asked.length {
+    if range.end - range.start < asked.length {
         buffer[range.start as usize..range.end as usize].fill(0);
         filled.has_data = true;
     }

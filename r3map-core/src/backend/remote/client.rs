@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use once_cell::sync::OnceCell;
 
 use super::leech::{Heard, Leech};
-use super::link::{Body, Link, Travel};
-use super::timer::Timer;
+use super::link::{Asked, Body};
+use crate::backend::link::{self, Absence, Connected, Link, Links};
 use crate::backend::{Completion, Info, Operation, Priority, Reply, Request};
 use crate::buffer::{Buffer, is_zero};
 use crate::cancel::{Limit, Waiter};
 use crate::error::{Code, Error, Result};
-use crate::thread::{self, Process};
+use crate::thread::Process;
 use crate::wire::channel::{Channel, Packet, Payload};
 use crate::wire::incoming::Incoming;
 use crate::wire::socket::{self, Address};
@@ -41,40 +41,20 @@ pub enum Route {
     Descriptor(OwnedFd),
 }
 
-/// Why there is no connection.
-pub enum Absence {
-    /// The server is away or busy: it may be back.
-    Away(Error),
-    /// The server said no; the next request may ask again.
-    Refused(Error),
-    /// What is there now is another region: for good.
-    Changed(Error),
-}
-
-/// A connection on which the server was greeted.
-pub struct Connected {
-    /// To send.
-    pub channel: Arc<Channel>,
-    /// To receive.
-    pub incoming: Incoming,
-}
-
 /// A client of one export.
 pub struct Client {
     process: Process,
     /// Where to connect again; `None` where there is one connection only.
-    address: Option<(Address, bool)>,
+    pub(super) address: Option<(Address, bool)>,
     hello: Hello,
-    info: Info,
+    pub(super) info: Info,
     identity: Identity,
     /// Of a client to which the region is to be moved.
-    leech: Option<Leech>,
+    pub(super) leech: Option<Leech>,
     kept: Mutex<Kept>,
     /// Whether this client has the writer's lease, as far as it knows.
     writer: AtomicBool,
-    /// The first is for demand; the others are for bulk, connected when first used.
-    links: Vec<Arc<Link>>,
-    timer: Timer,
+    pub(super) links: Links<Client>,
     closed: OnceCell<()>,
 }
 
@@ -151,28 +131,11 @@ impl Client {
             leech,
             kept: Mutex::new(Kept { keeper: welcome.keeper, acknowledged: 0, synced: 0, lost: None }),
             writer: AtomicBool::new(false),
-            links: (0..roles).map(|role| Arc::new(Link::new(role))).collect(),
-            timer: Timer::default(),
+            links: Links::new(roles),
             closed: OnceCell::new(),
         });
-        let started = thread::spawn("r3map-timer", {
-            let client = client.clone();
-            move || client.timer.run(|now| client.links.iter().filter_map(|link| link.expire(&client, now)).min())
-        });
-        let started = started.map_err(|error| Error::io("start a thread for deadlines", error));
-        let started = started.and_then(|_| client.links[0].start(&client, connected));
-        started.inspect_err(|error| client.end(error))?;
+        Links::start(&client, connected)?;
         Ok(client)
-    }
-
-    /// What the server said of the region.
-    pub fn info(&self) -> &Info {
-        &self.info
-    }
-
-    /// The timer that ends requests at their deadlines.
-    pub fn timer(&self) -> &Timer {
-        &self.timer
     }
 
     /// What it is besides where a region is to be moved here.
@@ -180,29 +143,26 @@ impl Client {
         self.leech.as_ref()
     }
 
-    /// The connection for what the app waits for, and for messages.
-    pub fn first_link(&self) -> &Arc<Link> {
-        &self.links[0]
+    /// Tells whoever drives a migration, whose connection the first one is.
+    pub(super) fn tell(&self, role: u16, heard: Heard) {
+        if let Some(leech) = self.leech.as_ref().filter(|_| role == 0) {
+            leech.hear(heard);
+        }
     }
 
     /// Makes connections that were greeted in another session anew.
     pub fn greet_again(&self) {
-        self.links[1..].iter().for_each(|link| link.cut());
-    }
-
-    /// Whether a lost connection can be made again.
-    pub fn can_reconnect(&self) -> bool {
-        self.address.is_some()
+        self.links.bulk().iter().for_each(|link| link.cut());
     }
 
     /// Sends a request on its way.
     pub fn submit(self: &Arc<Self>, request: Request) {
         let Request { operation, priority, deadline, completion } = request;
-        if let Err(error) = self.check(&operation) {
+        if let Err(error) = link::check(self.process, &self.info, &operation) {
             return completion.complete(Err(error));
         }
         let link = match &operation {
-            Operation::Sync => &self.links[0],
+            Operation::Sync => self.links.first(),
             _ => self.link(priority),
         };
         let (header, body) = match operation {
@@ -224,13 +184,13 @@ impl Client {
             }
             Operation::Sync => (Header::new(Kind::Sync, 0), Body::Sync { covers: self.kept().acknowledged }),
         };
-        link.submit(self, Travel { header, body, deadline, completion });
+        link.submit(self, Asked { header, body }, deadline, completion);
     }
 
-    fn link(&self, priority: Priority) -> &Arc<Link> {
-        match priority {
-            Priority::Bulk => &self.links[self.links.len() - 1],
-            Priority::Demand => &self.links[0],
+    fn link(&self, priority: Priority) -> &Arc<Link<Client>> {
+        match (priority, self.links.bulk()) {
+            (Priority::Bulk, [link, ..]) => link,
+            _ => self.links.first(),
         }
     }
 
@@ -244,38 +204,17 @@ impl Client {
     ) {
         let (deadline, completion) = travel;
         let header = Header::new(Kind::Digest, 0).about(offset, length);
-        self.link(priority).submit(self, Travel { header, body: Body::Digest, deadline, completion });
+        self.link(priority).submit(self, Asked { header, body: Body::Digest }, deadline, completion);
     }
 
     /// Asks for the writer's lease.
     pub fn claim(self: &Arc<Self>, deadline: Option<Instant>, completion: Completion) {
         let header = Header::new(Kind::Claim, 0);
-        self.links[0].submit(self, Travel { header, body: Body::Claim, deadline, completion });
-    }
-
-    fn check(&self, operation: &Operation) -> Result<()> {
-        if !self.process.is_current() {
-            let message = "this backend belongs to the process that was forked: open one in the child";
-            return Err(Error::new(Code::Closed, message));
-        }
-        let (offset, length, longest) = match operation {
-            Operation::Read { offset, buffer } => (*offset, buffer.len() as u64, u64::from(self.info.max_request)),
-            Operation::Write { offset, data } => (*offset, data.len() as u64, u64::from(self.info.max_request)),
-            Operation::Zero { offset, length } => (*offset, *length, u64::MAX),
-            Operation::Sync => return Ok(()),
-        };
-        if self.info.read_only && !matches!(operation, Operation::Read { .. }) {
-            return Err(Error::new(Code::ReadOnly, format!("{} is exported read-only", self.info.name)));
-        }
-        if length > longest {
-            let message = format!("{}: {length} bytes in one request; the most is {longest}", self.info.name);
-            return Err(Error::new(Code::InvalidArgument, message));
-        }
-        self.info.check(offset, length)
+        self.links.first().submit(self, Asked { header, body: Body::Claim }, deadline, completion);
     }
 
     /// Connects again for a link.
-    pub fn connect(&self, role: u16, generation: u64) -> std::result::Result<Connected, Absence> {
+    pub(super) fn connect_again(&self, role: u16, generation: u64) -> std::result::Result<Connected, Absence> {
         let Some((address, insecure)) = &self.address else {
             return Err(Absence::Away(Error::new(Code::Disconnected, "there is no address to connect to again")));
         };
@@ -347,7 +286,7 @@ impl Client {
             return Err(error);
         }
         self.release();
-        self.end(&error);
+        link::end(&**self, &error);
         Ok(())
     }
 
@@ -360,21 +299,11 @@ impl Client {
         let (waiter, notifier) = Waiter::new();
         let limit = Limit::within(RELEASE_TIME);
         let completion = Completion::new(move |outcome| notifier.notify(outcome));
-        let travel =
-            Travel { header: Header::new(Kind::Release, 0), body: Body::Release, deadline: limit.deadline, completion };
-        self.links[0].submit(self, travel);
+        let asked = Asked { header: Header::new(Kind::Release, 0), body: Body::Release };
+        self.links.first().submit(self, asked, limit.deadline, completion);
         if let Ok(Err(error)) | Err(error) = waiter.wait(&limit, "give the writer's lease back") {
             tracing::debug!(%error, "the lease was not given back");
         }
-    }
-
-    /// Fails all requests, now and later, with this error, and lets connections and threads go.
-    pub fn end(&self, error: &Error) {
-        if let Some(leech) = &self.leech {
-            leech.hear(Heard::Over(error.clone()));
-        }
-        self.links.iter().for_each(|link| link.end(error));
-        self.timer.end();
     }
 }
 

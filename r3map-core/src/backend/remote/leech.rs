@@ -6,11 +6,13 @@ use std::time::Instant;
 
 use super::client::{Client, Route};
 use super::{Handle, check_options, route};
+use crate::backend::link::Protocol;
 use crate::backend::{BackendOptions, Completion, Info, Operation, Priority, Request};
-
+use crate::buffer::Buffer;
 use crate::error::{Code, Error, Result};
 use crate::migration::Message;
 use crate::url::Location;
+use crate::wire::channel::{Packet, Payload};
 use crate::wire::greeting::{Moving, Welcome, check_name};
 use crate::wire::{Identity, MAX_PAYLOAD};
 
@@ -169,13 +171,15 @@ impl Seed {
 
     /// Says a message, or loses it.
     pub fn say(&self, message: &Message) {
-        self.client().first_link().say(message);
+        let (header, payload) = message.encode();
+        let payload = Payload::Owned(Buffer::copy_of(&payload));
+        self.client().links.first().say(Packet::ready(header, payload));
     }
 
     /// Makes the connection that carries messages anew if nothing came by it since then, and it can be made anew.
     pub fn cut_if_silent(&self, since: Instant) {
         if self.client().can_reconnect() {
-            self.client().first_link().cut_if_silent(since);
+            self.client().links.first().cut_if_silent(since);
         }
     }
 
