@@ -148,7 +148,7 @@ impl Driver {
         match input {
             Input::Heard(Heard::Message(message)) => self.hear(message),
             Input::Heard(Heard::Connected) => {
-                self.core.publish(|status| status.connected = true);
+                self.core.publish(|status| (status.connected, status.forsaken) = (true, false));
                 if self.destination.owns() && !self.abandoned {
                     self.core.tell(Kind::Recovered, None);
                 }
@@ -165,7 +165,9 @@ impl Driver {
                 }
             }
             Input::Heard(Heard::Over(error)) if !self.destination.owns() => self.end(error),
-            Input::Heard(Heard::Over(_)) => self.core.publish(|status| status.connected = false),
+            Input::Heard(Heard::Over(_)) => {
+                self.core.publish(|status| (status.connected, status.forsaken) = (false, true));
+            }
             Input::Finalize => {}
             Input::Stop => self.stopped = true,
         }
