@@ -11,7 +11,7 @@ import (
 
 func TestAContextEndsACallThatWaitsForABackendAndEveryLaterOne(t *testing.T) {
 	s := newStore(4096)
-	s.delay = time.Second
+	s.gate.Lock()
 	m := mountStore(t, s)
 	why := errors.New("the user went away")
 	ctx, cancel := context.WithCancelCause(background)
@@ -24,6 +24,7 @@ func TestAContextEndsACallThatWaitsForABackendAndEveryLaterOne(t *testing.T) {
 		cancel(why)
 	}()
 	_, err := m.ReadAtContext(ctx, make([]byte, 1), 0)
+	s.gate.Unlock()
 	fails(t, err, r3map.ErrCancelled, "cancelled")
 	check(t, errors.Is(err, context.Canceled) && errors.Is(err, why), "%v lacks its cause", err)
 	fails(t, m.Sync(ctx), r3map.ErrCancelled, "before it began")

@@ -155,6 +155,8 @@ type store struct {
 	reads, writes, syncs, inside, most int
 	// How long a read takes.
 	delay time.Duration
+	// Calls wait for whoever holds it.
+	gate sync.RWMutex
 }
 
 func newStore(size int) *store {
@@ -173,6 +175,8 @@ func (s *store) call(counter *int, body func() int) (int, error) {
 	}
 	delay := s.delay
 	s.mutex.Unlock()
+	s.gate.RLock()
+	s.gate.RUnlock()
 	time.Sleep(delay)
 	s.mutex.Lock()
 	defer s.mutex.Unlock()

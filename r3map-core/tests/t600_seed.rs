@@ -254,6 +254,27 @@ fn an_app_that_refuses_or_does_not_stop_goes_on_and_may_be_asked_again() {
 }
 
 #[test]
+fn a_seeder_that_closes_while_it_writes_down_that_all_has_gone_says_so_to_both_sides() {
+    let place = Directory::new();
+    for round in 0..10 {
+        let mount = mount(&format!("{}?size=100000", place.url(&format!("region{round}"))));
+        let seeder = seed(&mount);
+        let (mut taker, session, mut bytes, mut after) = pulled(&seeder);
+        take(&seeder, &mut after, &mut taker, session, &mut bytes);
+        let vote = taker.vote(session);
+        taker.say(&Message::Complete { vote });
+        // As soon as it is no longer needed, which it is before the record is written.
+        while let Err(error) = seeder.close() {
+            assert_eq!(error.code(), Code::Busy);
+        }
+        assert_eq!(taker.hear(), Message::Drained { vote });
+        expect(&seeder, &mut after, &[Drained]);
+        assert_eq!(seeder.next(after, SOON).unwrap_err().code(), Code::Closed);
+        mount.close().unwrap();
+    }
+}
+
+#[test]
 fn a_destination_that_goes_away_before_the_commit_leaves_the_region_here() {
     let mount = mount("memory:?size=1MiB");
     let seeder = seed(&mount);

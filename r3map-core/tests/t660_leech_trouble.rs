@@ -3,6 +3,7 @@
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use r3map_chaos::{Conditions, Network};
 use r3map_core::event::Kind as Told;
 use r3map_core::{
     BackendOptions, Cancel, Code, LeechState, Leecher, Mount, MountOptions, Pull, SeedOptions, SeedState, Seeder,
@@ -253,6 +254,45 @@ fn a_region_whose_source_is_away_is_here_but_for_what_is_listed_as_missing_and_g
     source.seeder.wait_drained(SOON).unwrap();
     again.close().unwrap();
     same(&std::fs::read(source.directory.file("local")).unwrap(), &bytes);
+}
+
+#[test]
+fn a_mount_that_closes_while_its_source_is_coming_back_says_that_all_is_here() {
+    let mut source = Source::new();
+    let leecher = leech_with(&source.seeder, &source.local(), on_demand()).unwrap();
+    let asked = finalizing(&leecher);
+    hand_over(&source.seeder, b"");
+    let here = asked.join().unwrap().unwrap();
+    let bytes = pattern(SIZE as usize, 12);
+    let closing = source.away(|_| {
+        wait_told(&here, Told::Disconnected);
+        // Whole pages need nothing from there: so all of it is here, and nobody there knows.
+        here.write_at(&bytes, 0).unwrap();
+        wait_told(&here, Told::Local);
+        std::thread::spawn(move || here.close())
+    });
+    closing.join().unwrap().unwrap();
+    source.seeder.wait_drained(SOON).unwrap();
+    leecher.close().unwrap();
+    let here = mount(&source.local());
+    same(&read_all(&here), &bytes);
+    here.close().unwrap();
+}
+
+#[test]
+fn a_leecher_that_closes_unheard_before_the_commit_is_in_nobodys_way() {
+    let source = Source::new();
+    let (address, name) = source.seeder.url().unwrap().split_once("?name=").unwrap();
+    let network = Network::to(&address.replace("r3map+unix://", "unix:"), Conditions::default()).unwrap();
+    let leecher = Leecher::open(&network.url(name), "memory:", options(), &BackendOptions::default()).unwrap();
+    leecher.wait_local(1.0, SOON).unwrap();
+    network.lead_to("unix:/nowhere");
+    leecher.close().unwrap();
+    // The source takes it for gone once somebody else asks.
+    let other = leech(&source.seeder, &source.local());
+    other.wait_local(1.0, SOON).unwrap();
+    source.mount.write_at(b"it goes on here", 4000).unwrap();
+    other.close().unwrap();
 }
 
 #[test]

@@ -21,7 +21,7 @@ int main(void)
 {
     struct own own;
     own_init(&own, 4096);
-    own.delay = 1000;
+    CHECK(pthread_mutex_lock(&own.gate) == 0);
     r3map_backend_functions functions = own_functions();
     r3map_backend *backend, *none = NULL;
     r3map_mount *mount, *no_mount = NULL;
@@ -34,6 +34,7 @@ int main(void)
     char byte = 0;
     FAILS(r3map_mount_read_at(mount, &byte, 1, 0, cancel), R3MAP_CANCELLED, "cancelled");
     CHECK(pthread_join(thread, NULL) == 0);
+    CHECK(pthread_mutex_unlock(&own.gate) == 0);
     FAILS(r3map_mount_sync(mount, cancel), R3MAP_CANCELLED, "cancelled");
     FAILS(r3map_backend_read_at(backend, &byte, 1, 0, cancel), R3MAP_CANCELLED, "cancelled");
     FAILS(r3map_backend_open("memory:?size=1", NULL, cancel, &none), R3MAP_CANCELLED, "cancelled");

@@ -16,6 +16,8 @@ struct own {
     int failures;
     /* How long a read takes, in milliseconds. */
     int delay;
+    /* Calls wait for whoever holds it. */
+    pthread_mutex_t gate;
     pthread_mutex_t lock;
 };
 
@@ -32,6 +34,8 @@ static r3map_error *own_enter(struct own *own, int *counter)
         own->failures -= 1;
     }
     pthread_mutex_unlock(&own->lock);
+    pthread_mutex_lock(&own->gate);
+    pthread_mutex_unlock(&own->gate);
     if (own->delay > 0)
         usleep((useconds_t)own->delay * 1000);
     return error;
@@ -105,6 +109,7 @@ static inline void own_init(struct own *own, uint64_t size)
     own->bytes = calloc(1, size);
     own->size = size;
     CHECK(own->bytes != NULL && pthread_mutex_init(&own->lock, NULL) == 0);
+    CHECK(pthread_mutex_init(&own->gate, NULL) == 0);
 }
 
 #endif

@@ -268,7 +268,8 @@ impl Leecher {
     }
 
     /// Ends the attempt; what is here of the region stays in a `file:`, for the next one. What was handed out goes on.
-    /// `busy` while the region may be here and nobody knows yet.
+    /// `busy` while the region may be here and nobody knows yet. A source that cannot be reached is not waited for: it takes
+    /// this leecher for gone a second after the connection broke if another asks, else at its deadline.
     pub fn close(&self) -> Result<()> {
         let core = self.enter()?;
         core.close(&self.limit(core.options().deadline))

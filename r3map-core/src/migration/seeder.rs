@@ -157,7 +157,8 @@ impl Seeder {
     }
 
     /// The event after number `after` (0 for the first of all), waiting for it at most `timeout` (zero: for ever).
-    /// Each has the next number, and none is left out. After the last event of a closed seeder: `closed`.
+    /// Each has the next number, and none is left out for who keeps up: the newest 1024 are kept, and who asks for an
+    /// older one gets the oldest of them. After the last event of a closed seeder: `closed`.
     pub fn next(&self, after: u64, timeout: Duration) -> Result<SeedEvent> {
         self.driver()?.log().next(after, &self.limit(timeout))
     }

@@ -1,8 +1,7 @@
-//! A backend of the test's own over memory, which counts its calls and fails or takes its time when told to.
+//! A backend of the test's own over memory, which counts its calls, and fails or waits when told to.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use r3map_core::{Backend, Code, Error, Info, Result};
 
@@ -12,8 +11,8 @@ pub struct Own {
     pub syncs: AtomicU32,
     /// How many calls fail from now on.
     pub failures: AtomicU32,
-    /// How long a read takes, in milliseconds.
-    pub delay: AtomicU64,
+    /// Reads wait for whoever holds it.
+    pub gate: Mutex<()>,
     /// How many reads are under way.
     pub inside: AtomicU32,
 }
@@ -27,7 +26,7 @@ impl Own {
             bytes: Mutex::new(vec![0; size]),
             syncs: AtomicU32::new(0),
             failures: AtomicU32::new(0),
-            delay: AtomicU64::new(0),
+            gate: Mutex::default(),
             inside: AtomicU32::new(0),
         }
     }
@@ -48,7 +47,7 @@ impl Backend for Own {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
         self.inside.fetch_add(1, Ordering::SeqCst);
-        std::thread::sleep(Duration::from_millis(self.delay.load(Ordering::SeqCst)));
+        drop(self.gate.lock().unwrap());
         let outcome = self.enter().map(|()| {
             let at = offset as usize;
             buffer.copy_from_slice(&self.bytes.lock().unwrap()[at..at + buffer.len()]);

@@ -8,7 +8,7 @@ use own::Own;
 #[test]
 fn a_cancel_ends_a_call_that_waits() {
     let (own, cancel) = (Arc::new(Own::new(4096)), Cancel::new());
-    own.delay.store(1000, Ordering::SeqCst);
+    let held = own.gate.lock().unwrap();
     let mount = Mount::open(own.clone(), MountOptions::default()).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -19,6 +19,7 @@ fn a_cancel_ends_a_call_that_waits() {
         });
         fails(mount.with_cancel(cancel.clone()).read_at(&mut [0], 0), Code::Cancelled, "cancelled");
     });
+    drop(held);
     fails(mount.with_cancel(cancel).sync(), Code::Cancelled, "cancelled");
     mount.read_at(&mut [0], 0).unwrap();
     mount.close().unwrap();

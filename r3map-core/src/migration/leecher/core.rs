@@ -173,6 +173,8 @@ pub struct Status {
     pub independent: bool,
     /// Whether there is a connection to the source.
     pub connected: bool,
+    /// Whether there will be none any more, or a close waited for one in vain.
+    pub forsaken: bool,
     /// How many votes came to nothing.
     pub aborted: u64,
     /// How many calls wait for the region.
@@ -221,6 +223,7 @@ impl Core {
             complete: false,
             independent: false,
             connected: false,
+            forsaken: false,
             aborted: 0,
             finalizing: 0,
             wanting: 0,
@@ -479,7 +482,8 @@ impl Core {
         drop(mounts);
     }
 
-    /// Waits a little for the source to know that all is here; an error where leaving would lose the region.
+    /// Waits a little for the source to know that all is here, also for one that may be coming back: until it knows it
+    /// keeps the region's bytes for somebody who needs them no more. An error where leaving would lose the region.
     fn check_leave(&self, limit: &Limit) -> Result<()> {
         let missing = self.size().saturating_sub(self.local_bytes());
         if missing > 0 {
@@ -492,12 +496,16 @@ impl Core {
             }
             return Ok(());
         }
-        let patient = Limit::within(FAREWELL).with_cancel(limit.cancel.clone());
+        let farewell = Limit::within(FAREWELL);
+        let deadline = [limit.deadline, farewell.deadline].into_iter().flatten().min();
+        let patient = Limit { deadline, cancel: limit.cancel.clone() };
         let left = self.wait(&patient, "close", |status| {
-            (status.independent || !status.connected || status.state == LeechState::Fenced).then_some(Ok(()))
+            (status.independent || status.forsaken || status.state == LeechState::Fenced).then_some(Ok(()))
         });
         if let Err(error) = left {
             tracing::info!(%error, "a mount closes before its source said that it knows it is complete");
+            // Other parts of the region do not wait once more for a source that is away.
+            self.publish(|status| status.forsaken = !status.connected);
         }
         Ok(())
     }

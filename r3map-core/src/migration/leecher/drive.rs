@@ -87,11 +87,13 @@ impl Driver {
             if self.destination.is_idle() && self.core.status().over.is_none() {
                 self.begin();
             }
+            // What falls due from here on is looked at in the next turn.
+            let now = Instant::now();
             for input in self.core.inbox().take() {
                 self.take(input);
                 self.act();
             }
-            if self.again.at <= Instant::now() {
+            if self.again.at <= now {
                 self.again.later();
                 self.doubt();
                 self.event(Event::Again);
@@ -102,7 +104,7 @@ impl Driver {
             if self.destination.is_independent() {
                 break;
             }
-            self.rest(more, &seen);
+            self.rest(more, &seen, now);
         }
         self.core.seed().close();
         // Whoever seeds the region next writes its record.
@@ -146,7 +148,7 @@ impl Driver {
         match input {
             Input::Heard(Heard::Message(message)) => self.hear(message),
             Input::Heard(Heard::Connected) => {
-                self.core.publish(|status| status.connected = true);
+                self.core.publish(|status| (status.connected, status.forsaken) = (true, false));
                 if self.destination.owns() && !self.abandoned {
                     self.core.tell(Kind::Recovered, None);
                 }
@@ -163,7 +165,9 @@ impl Driver {
                 }
             }
             Input::Heard(Heard::Over(error)) if !self.destination.owns() => self.end(error),
-            Input::Heard(Heard::Over(_)) => self.core.publish(|status| status.connected = false),
+            Input::Heard(Heard::Over(_)) => {
+                self.core.publish(|status| (status.connected, status.forsaken) = (false, true));
+            }
             Input::Finalize => {}
             Input::Stop => self.stopped = true,
         }
@@ -457,13 +461,10 @@ impl Driver {
         });
     }
 
-    /// Waits for something to do, of which what was seen before the last look at it is no part.
-    fn rest(&self, more: bool, seen: &Seen) {
-        let now = Instant::now();
+    /// Waits for something to do, of which what was seen at the last look, at `now`, is no part.
+    fn rest(&self, more: bool, seen: &Seen, now: Instant) {
         let times = [Some(self.again.at), self.plan.due(), self.pull.not_before()];
-        // What is past was looked at, and waits for something else.
-        let until = times.into_iter().flatten().filter(|time| *time > now).min();
-        let limit = Limit { deadline: until, cancel: None };
+        let limit = Limit { deadline: next_after(times, now), cancel: None };
         let was_idle = seen.under_way == 0 && !self.pull.has_asked();
         let look = || {
             let asked = {
@@ -478,6 +479,12 @@ impl Driver {
     }
 }
 
+/// The first of these times that was still to come at the last look. What was past then was looked at, and waits for
+/// something else; what has passed since was not.
+fn next_after(times: [Option<Instant>; 3], looked: Instant) -> Option<Instant> {
+    times.into_iter().flatten().filter(|time| *time > looked).min()
+}
+
 /// What was there when it was decided what to do.
 struct Seen {
     /// Bytes under way.
@@ -488,4 +495,19 @@ struct Seen {
     wanting: u64,
     /// Whether nothing is missing.
     local: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_falls_due_between_the_look_and_the_rest_is_not_slept_through() {
+        let looked = Instant::now();
+        let [before, soon, late] = [0, 1, 2].map(|count| looked + Duration::from_micros(count));
+        std::thread::sleep(Duration::from_millis(1));
+        assert_eq!(next_after([Some(late), None, Some(soon)], looked), Some(soon));
+        assert_eq!(next_after([Some(before), Some(late), None], looked), Some(late));
+        assert_eq!(next_after([Some(before), None, None], looked), None);
+    }
 }

@@ -259,7 +259,8 @@ impl Driver {
     }
 
     fn on_locked(&self, machine: &mut Machine, event: Event) -> Result<()> {
-        if machine.ended {
+        // What a record that was begun came to is still told: to the app, and to a destination that waits for it.
+        if machine.ended && !matches!(event, Event::Persisted { .. } | Event::NotPersisted { .. }) {
             return Err(Error::new(Code::Closed, "the seeder is closed"));
         }
         let actions = machine.source.on(event)?;

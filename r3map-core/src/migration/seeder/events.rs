@@ -45,7 +45,7 @@ impl SeedState {
 /// One event of a seeder.
 #[derive(Clone, Debug)]
 pub struct SeedEvent {
-    /// Its number; the first is 1, and none is left out.
+    /// Its number: the first is 1, and none is left out but for who is more than 1024 events behind.
     pub sequence: u64,
     /// What happened.
     pub state: SeedState,
@@ -53,8 +53,10 @@ pub struct SeedEvent {
     pub cause: Option<Error>,
 }
 
-/// The events so far. None is thrown away: each needs the app or a leecher to come about, and the repeated ones come
-/// ever more slowly.
+/// How many events are kept for those who have not asked for them yet: each attempt of a leecher makes a few.
+const KEPT: usize = 1024;
+
+/// The newest events.
 #[derive(Default)]
 pub struct Log {
     events: Mutex<Events>,
@@ -64,6 +66,8 @@ pub struct Log {
 #[derive(Default)]
 struct Events {
     by_number: BTreeMap<u64, SeedEvent>,
+    /// The last that is not kept any more.
+    dropped: u64,
     ended: bool,
 }
 
@@ -74,7 +78,13 @@ impl Log {
 
     /// Adds an event; one with a smaller number may still come.
     pub fn tell(&self, event: SeedEvent) {
-        self.lock().by_number.insert(event.sequence, event);
+        let mut events = self.lock();
+        events.by_number.insert(event.sequence, event);
+        if events.by_number.len() > KEPT {
+            let oldest = events.by_number.pop_first();
+            events.dropped = oldest.map_or(events.dropped, |(sequence, _)| sequence.max(events.dropped));
+        }
+        drop(events);
         self.told.signal();
     }
 
@@ -84,11 +94,11 @@ impl Log {
         self.told.signal();
     }
 
-    /// The event after that one, waiting for it.
+    /// The event after that one, waiting for it; the oldest that is kept for who asks for an older one.
     pub fn next(&self, after: u64, limit: &Limit) -> Result<SeedEvent> {
         self.told.wait(limit, "next event of a seeder", || {
             let events = self.lock();
-            match events.by_number.get(&(after.saturating_add(1))) {
+            match events.by_number.get(&after.max(events.dropped).saturating_add(1)) {
                 Some(event) => Some(Ok(event.clone())),
                 None => events.ended.then(|| Err(closed())),
             }
@@ -109,4 +119,47 @@ impl Log {
 
 fn closed() -> Error {
     Error::new(Code::Closed, "the seeder is closed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(sequence: u64) -> SeedEvent {
+        SeedEvent { sequence, state: SeedState::Waiting, cause: None }
+    }
+
+    fn next(log: &Log, after: u64) -> Option<u64> {
+        let past = Limit::within(std::time::Duration::from_nanos(1));
+        log.next(after, &past).ok().map(|event| event.sequence)
+    }
+
+    #[test]
+    fn who_keeps_up_has_each_event_once_and_who_does_not_goes_on_with_the_oldest_that_is_kept() {
+        const ALL: u64 = 5000;
+        let (log, mut after) = (Log::default(), 0);
+        for sequence in 1..=ALL {
+            log.tell(event(sequence));
+            // Up to 900 behind.
+            while sequence % 900 == 0 && after < sequence {
+                assert_eq!(next(&log, after), Some(after + 1));
+                after += 1;
+            }
+        }
+        assert_eq!(log.lock().by_number.len(), KEPT);
+        let oldest = ALL - KEPT as u64 + 1;
+        assert_eq!([0, 1, oldest - 1].map(|after| next(&log, after)), [Some(oldest); 3]);
+        assert_eq!(next(&log, oldest), Some(oldest + 1));
+        assert_eq!(next(&log, ALL), None);
+    }
+
+    #[test]
+    fn an_event_that_comes_before_an_older_one_waits_for_it() {
+        let log = Log::default();
+        log.tell(event(1));
+        log.tell(event(3));
+        assert_eq!((next(&log, 0), next(&log, 1)), (Some(1), None));
+        log.tell(event(2));
+        assert_eq!((next(&log, 1), next(&log, 2)), (Some(2), Some(3)));
+    }
 }
