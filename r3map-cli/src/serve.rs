@@ -32,7 +32,7 @@ pub struct Serve {
     /// HOST:PORT (port 0: one is chosen) or unix:/PATH; may be repeated
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7070")]
     listen: Vec<String>,
-    /// What to speak: r3map, or nbd for clients of all kinds [default: r3map]
+    /// What to speak: r3map, nbd for clients of all kinds, or grpc, frpc, panrpc as the Go library [default: r3map]
     #[arg(long, value_name = "PROTOCOL")]
     protocol: Option<String>,
     /// Refuse writes
@@ -70,8 +70,8 @@ impl Serve {
         let interrupts = Interrupts::catch()?;
         for address in &self.listen {
             let address = server.listen(address)?;
-            for (name, _) in &exports {
-                print(named(&address, name))?;
+            for (name, backend) in &exports {
+                print(named(&address, name, backend.info().size))?;
             }
             progress.note("listening", json!({"address": address}), &format!("serving at {address}; Ctrl-C ends it"));
         }
@@ -120,9 +120,10 @@ mod tests {
 
     #[test]
     fn a_name_stands_encoded_in_the_url_that_a_client_gives() {
-        assert_eq!(named("r3map://127.0.0.1:7070", "a/b c?ü"), "r3map://127.0.0.1:7070/a/b%20c%3F%C3%BC");
-        assert_eq!(named("nbd+unix:///?socket=/x", "a b"), "nbd+unix:///a%20b?socket=/x");
-        let url = named("r3map+unix:///run/x.sock", "a&b");
+        assert_eq!(named("r3map://127.0.0.1:7070", "a/b c?ü", 1), "r3map://127.0.0.1:7070/a/b%20c%3F%C3%BC");
+        assert_eq!(named("nbd+unix:///?socket=/x", "a b", 1), "nbd+unix:///a%20b?socket=/x");
+        assert_eq!(named("grpc://127.0.0.1:1337", "a", 4096), "grpc://127.0.0.1:1337?size=4096");
+        let url = named("r3map+unix:///run/x.sock", "a&b", 1);
         assert_eq!(url, "r3map+unix:///run/x.sock?name=a%26b");
         assert_eq!(Location::parse(&url).unwrap().parameters(&["name"]).unwrap().get("name"), Some("a&b"));
     }

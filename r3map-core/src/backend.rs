@@ -22,6 +22,8 @@ pub mod memory;
 pub mod nbd;
 mod pool;
 pub mod remote;
+#[cfg(any(feature = "grpc", feature = "frpc", feature = "panrpc"))]
+pub mod rpc;
 
 /// What a backend says of itself when it is opened. Nothing here changes while it is open.
 #[derive(Clone, Debug)]
@@ -455,6 +457,12 @@ pub fn open(url: &str, options: &BackendOptions) -> Result<Arc<dyn Backend>> {
         "dir" => Ok(Arc::new(dir::Directory::open(&location)?)),
         "r3map" | "r3map+unix" => Ok(Arc::new(remote::Remote::open(&location, options)?)),
         "nbd" | "nbd+unix" => Ok(Arc::new(nbd::Nbd::open(&location, options)?)),
+        #[cfg(feature = "grpc")]
+        "grpc" | "grpc+unix" => Ok(Arc::new(rpc::Rpc::open(&location, options)?)),
+        #[cfg(feature = "frpc")]
+        "frpc" | "frpc+unix" => Ok(Arc::new(rpc::Rpc::open(&location, options)?)),
+        #[cfg(feature = "panrpc")]
+        "panrpc" | "panrpc+unix" => Ok(Arc::new(rpc::Rpc::open(&location, options)?)),
         other => Err(crate::url::unknown_scheme(other)),
     }
 }

@@ -16,7 +16,7 @@ use crate::cancel::{Limit, deadline_in};
 use crate::error::{Code, Error, Result};
 use crate::migration::seeder::driver::Driver;
 use crate::thread::{self, Process};
-use crate::url::{nearest, percent_encode};
+use crate::url::{SCHEMES, nearest, percent_encode, unknown_scheme};
 use crate::wire::channel::Channel;
 use crate::wire::{Identity, greeting, socket};
 
@@ -24,6 +24,9 @@ mod connection;
 mod lease;
 mod listener;
 mod nbd;
+mod peer;
+#[cfg(any(feature = "grpc", feature = "frpc", feature = "panrpc"))]
+mod rpc;
 mod seeding;
 mod session;
 mod under_way;
@@ -38,14 +41,36 @@ pub enum Protocol {
     R3map,
     /// NBD, for clients of all kinds.
     Nbd,
+    /// The published protocol of the Go library r3map over gRPC.
+    Grpc,
+    /// The same over fRPC.
+    Frpc,
+    /// The same over panrpc.
+    Panrpc,
 }
 
 impl Protocol {
-    const NAMES: [(&'static str, Protocol); 2] = [("r3map", Protocol::R3map), ("nbd", Protocol::Nbd)];
+    const NAMES: [(&'static str, Protocol); 5] = [
+        ("r3map", Protocol::R3map),
+        ("nbd", Protocol::Nbd),
+        ("grpc", Protocol::Grpc),
+        ("frpc", Protocol::Frpc),
+        ("panrpc", Protocol::Panrpc),
+    ];
 
     /// The name as it stands in options and begins a URL.
     pub fn name(self) -> &'static str {
         Protocol::NAMES[self as usize].0
+    }
+
+    /// Whether clients choose an export by name. Otherwise there is one, and its size stands in the URL.
+    pub fn has_names(self) -> bool {
+        matches!(self, Protocol::R3map | Protocol::Nbd)
+    }
+
+    /// An error unless this build speaks it.
+    fn check(self) -> Result<()> {
+        if SCHEMES.contains(&self.name()) { Ok(()) } else { Err(unknown_scheme(self.name())) }
     }
 }
 
@@ -160,6 +185,7 @@ impl Server {
         if options.max_connections == 0 {
             return Err(Error::new(Code::InvalidArgument, "a server with max_connections=0 would serve nobody"));
         }
+        options.protocol.check().map_err(|error| error.context("protocol"))?;
         let crowd = Crowd { phase: Phase::Open, next: 0, live: HashMap::new(), working: 0 };
         let inner = Inner {
             options,
@@ -175,7 +201,7 @@ impl Server {
 
     /// Listens at `host:port` (port 0: one is chosen) or `unix:/path`, and says the address as a client
     /// writes it in a URL, but for the name of the export: `r3map://host:port` or `r3map+unix:///path`; over NBD
-    /// `nbd://host:port` or `nbd+unix:///?socket=/path`. [`named`] puts the name in. The file of a UNIX socket
+    /// `nbd://host:port` or `nbd+unix:///?socket=/path`; otherwise as over r3map's own. [`named`] puts the name in. The file of a UNIX socket
     /// whose server is dead is replaced; one that is served is `busy`.
     pub fn listen(&self, address: &str) -> Result<String> {
         self.check_open()?;
@@ -211,6 +237,11 @@ impl Server {
         let mut exports = self.inner.exports.write().unwrap_or_else(|e| e.into_inner());
         if exports.contains_key(name) {
             return Err(Error::new(Code::Busy, format!("something is exported as {name:?} already")));
+        }
+        let protocol = self.inner.options.protocol;
+        if !protocol.has_names() && !exports.is_empty() {
+            let message = format!("a server that speaks {} has one export: its clients name none", protocol.name());
+            return Err(Error::new(Code::Unsupported, message));
         }
         exports.insert(name.to_owned(), Arc::new(export));
         Ok(())
@@ -301,6 +332,14 @@ impl Inner {
         exports.get(name).cloned().ok_or_else(|| Error::new(Code::NotFound, format!("nothing is exported as {name:?}")))
     }
 
+    /// What a protocol without names is about.
+    #[cfg(any(feature = "grpc", feature = "frpc", feature = "panrpc"))]
+    fn only_export(&self) -> Result<(String, Arc<Export>)> {
+        let exports = self.exports.read().unwrap_or_else(|e| e.into_inner());
+        let found = exports.iter().next().map(|(name, export)| (name.clone(), export.clone()));
+        found.ok_or_else(|| Error::new(Code::NotFound, "nothing is exported"))
+    }
+
     /// Gives a connection its thread. Too many are told so, by a thread that does nothing else.
     fn admit(self: &Arc<Inner>, descriptor: OwnedFd) -> Result<()> {
         let channel = Arc::new(Channel::new(descriptor, self.options.deadline)?);
@@ -326,6 +365,11 @@ impl Inner {
             match inner.options.protocol {
                 Protocol::R3map => connection::serve(&inner, &channel, admitted),
                 Protocol::Nbd => nbd::serve(&inner, &channel, admitted),
+                #[cfg(feature = "grpc")]
+                Protocol::Grpc => rpc::grpc::serve(&inner, &channel, admitted),
+                // A server that was to speak it was refused.
+                #[allow(unreachable_patterns)]
+                _ => {}
             }
         });
         started.map(drop).map_err(|error| Error::io("start a thread for a connection", error))
@@ -371,11 +415,15 @@ impl Inner {
     }
 }
 
-/// The URL by which a client opens an export at an address that [`Server::listen`] said.
-pub fn named(address: &str, name: &str) -> String {
+/// The URL by which a client opens an export of that size at an address that [`Server::listen`] said.
+pub fn named(address: &str, name: &str, size: u64) -> String {
     let name = percent_encode(name);
     if let Some(socket) = address.strip_prefix("nbd+unix:///") {
         return format!("nbd+unix:///{name}{socket}");
+    }
+    let protocol = address.split([':', '+']).next().and_then(|protocol| protocol.parse::<Protocol>().ok());
+    if protocol.is_some_and(|protocol| !protocol.has_names()) {
+        return format!("{address}?size={size}");
     }
     match address.starts_with("r3map+unix:") {
         true => format!("{address}?name={name}"),

@@ -7,10 +7,37 @@ use url::Url;
 use crate::error::{Code, Error, Result};
 
 /// The schemes this build opens.
-pub const SCHEMES: &[&str] = &["memory", "file", "dir", "r3map", "r3map+unix", "nbd", "nbd+unix"];
+pub const SCHEMES: &[&str] = &[
+    "memory",
+    "file",
+    "dir",
+    "r3map",
+    "r3map+unix",
+    "nbd",
+    "nbd+unix",
+    #[cfg(feature = "grpc")]
+    "grpc",
+    #[cfg(feature = "grpc")]
+    "grpc+unix",
+    #[cfg(feature = "frpc")]
+    "frpc",
+    #[cfg(feature = "frpc")]
+    "frpc+unix",
+    #[cfg(feature = "panrpc")]
+    "panrpc",
+    #[cfg(feature = "panrpc")]
+    "panrpc+unix",
+];
 
 /// The features of the package that a build without them lacks, and the schemes of each.
-const FEATURES: &[(&str, &[&str])] = &[];
+const FEATURES: &[(&str, &[&str])] = &[
+    #[cfg(not(feature = "grpc"))]
+    ("grpc", &["grpc", "grpc+unix"]),
+    #[cfg(not(feature = "frpc"))]
+    ("frpc", &["frpc", "frpc+unix"]),
+    #[cfg(not(feature = "panrpc"))]
+    ("panrpc", &["panrpc", "panrpc+unix"]),
+];
 
 /// A parsed URL of a backend.
 #[derive(Clone, Debug)]

@@ -4,11 +4,17 @@
 //! are pure functions of bytes; `channel` and `incoming` move them over a socket.
 
 pub(crate) mod channel;
+#[cfg(feature = "frpc")]
+pub mod frpc;
 pub mod greeting;
+#[cfg(feature = "grpc")]
+pub(crate) mod grpc;
 pub mod header;
 pub(crate) mod incoming;
 pub mod nbd;
 pub(crate) mod socket;
+#[cfg(feature = "runtime")]
+pub(crate) mod stream;
 
 pub use greeting::{Hello, Welcome};
 pub use header::{Header, Kind};

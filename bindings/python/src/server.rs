@@ -89,9 +89,12 @@ impl Server {
         if matches!(source, Source::Open(_)) {
             check_none_for_backend(py, options.is_some_and(|options| !options.is_empty()))?;
         }
-        let url = self.address().map(|address| r3map_core::server::named(&address, &name));
-        wait_apart(py, "export", move || server.export(&name, source.open(&found)?, &options::export(read_only)))?;
-        Ok(url)
+        let address = self.address();
+        wait_apart(py, "export", move || {
+            let backend = source.open(&found)?;
+            let url = address.map(|address| r3map_core::server::named(&address, &name, backend.info().size));
+            server.export(&name, backend, &options::export(read_only)).map(|()| url)
+        })
     }
 
     /// Makes a mount, or a `Group` of them as one, a region that a leecher may take under a name of this server. The

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use crate::backend::Backend;
 use crate::cancel::{Cancel, Limit};
 use crate::error::{Code, Error, Result};
 use crate::migration::MAX_HAND_OVER;
@@ -96,7 +97,7 @@ fn seed_alone(listen: &str, options: &SeedOptions, mounts: &[Mount]) -> Result<S
     let server = Server::new(settings)?;
     let driver = server.offer(&options.name, start(mounts, options)?)?;
     let url = match server.listen(listen) {
-        Ok(url) => server::named(&url, &options.name),
+        Ok(url) => server::named(&url, &options.name, driver.truth().info().size),
         Err(error) => {
             let _ = driver.end(true);
             return Err(error);

@@ -187,7 +187,7 @@ fn lock_directory(path: &Path) -> Result<Option<Flock<File>>> {
 /// The address of a UNIX socket as a client writes it, without the name of an export.
 fn unix_url(protocol: Protocol, path: &str) -> String {
     match protocol {
-        Protocol::R3map => format!("r3map+unix://{}", percent_encode(path)),
         Protocol::Nbd => format!("nbd+unix:///?socket={}", percent_encode(path)),
+        other => format!("{}+unix://{}", other.name(), percent_encode(path)),
     }
 }

@@ -1,0 +1,214 @@
+//! gRPC: a connection is a task of the runtime, and its thread waits for the end of either.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use prost::bytes::Bytes;
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
+use tonic::codegen::Service as _;
+use tonic::{Request, Response, Status};
+
+use super::{Caller, MOST_AT_ONCE, bytes_of};
+use crate::backend::{Operation, Reply};
+use crate::buffer::Buffer;
+use crate::cancel::deadline_in;
+use crate::error::{Code, Error, Result};
+use crate::server::{Inner, Working};
+use crate::wire::channel::Channel;
+use crate::wire::grpc::backend::backend_server::{Backend, BackendServer};
+use crate::wire::grpc::backend::{ReadAtArgs, ReadAtReply, SyncArgs, SyncReply, WriteAtArgs, WriteAtReply};
+use crate::wire::grpc::{self, CONNECTION_WINDOW, FRAME_SIZE, STREAM_WINDOW};
+use crate::wire::stream::Stream;
+
+/// How long a client may take for its first byte, and one that is turned away to ask.
+const GREETING_TIME: Duration = Duration::from_secs(10);
+/// How long the last replies may take to reach the client.
+const GOODBYE_TIME: Duration = Duration::from_secs(1);
+/// How long a client may be silent before it is asked whether it is there, and then for its answer.
+const ASK_AFTER: Duration = Duration::from_secs(20);
+/// How many requests of one connection are under way at once; a client keeps the others back.
+const MOST_STREAMS: u32 = 256;
+/// What a message has besides its bytes, at most.
+const AROUND: usize = 64;
+
+/// Serves a connection to its end. One that is not admitted is told the reason when it asks.
+pub fn serve(server: &Arc<Inner>, channel: &Arc<Channel>, admitted: Result<()>) {
+    if let Err(error) = run(server, channel, admitted) {
+        tracing::debug!(%error, "a gRPC connection ended");
+    }
+}
+
+fn run(server: &Arc<Inner>, channel: &Arc<Channel>, admitted: Result<()>) -> Result<()> {
+    channel.wait(true, deadline_in(GREETING_TIME))?;
+    let failed = |error| Error::io("prepare a connection", error);
+    let socket = channel.socket().try_clone().map_err(failed)?;
+    let caller = Caller::new(server, channel)?;
+    let working = Working::begin(server)?;
+    let runtime = crate::runtime::handle()?;
+    let stream = {
+        let _inside = runtime.enter();
+        Stream::new(socket).map_err(failed)?
+    };
+    let over = Arc::new(Over { channel: channel.clone(), is_over: AtomicBool::new(false) });
+    let (end, ended) = watch::channel(false);
+    let mut task = runtime.spawn({
+        let refused = admitted.as_ref().err().map(grpc::status);
+        let service = BackendServer::new(Exported { caller: caller.clone(), refused });
+        let most = MOST_AT_ONCE as usize + AROUND;
+        let over = over.clone();
+        async move {
+            let _over = over.guard();
+            speak(stream, service.max_decoding_message_size(most), ended).await
+        }
+    });
+    let patience = if admitted.is_err() { deadline_in(GREETING_TIME) } else { None };
+    while !over.is_over() && !channel.is_stopped() {
+        // An error: the client is gone, or was turned away and has had its time.
+        if channel.wait(false, patience).is_err() {
+            channel.shutdown();
+        }
+    }
+    end.send_replace(true);
+    // What is under way is answered; then the client, too, has to agree to the end of the connection.
+    let mut wait = || runtime.block_on(async { timeout(GOODBYE_TIME, &mut task).await.is_err() });
+    if wait() {
+        caller.wait();
+        if wait() {
+            task.abort();
+        }
+    }
+    caller.finish(working);
+    Ok(())
+}
+
+/// Tells the thread of a connection that its task has ended.
+struct Over {
+    channel: Arc<Channel>,
+    is_over: AtomicBool,
+}
+
+struct OverGuard(Arc<Over>);
+
+impl Over {
+    fn guard(self: Arc<Self>) -> OverGuard {
+        OverGuard(self)
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for OverGuard {
+    fn drop(&mut self) {
+        self.0.is_over.store(true, Ordering::SeqCst);
+        self.0.channel.wake();
+    }
+}
+
+/// Answers requests until the client closes or the server `ended`.
+async fn speak(stream: Stream, service: BackendServer<Exported>, mut ended: watch::Receiver<bool>) {
+    let service = service_fn(move |request| {
+        let mut service = service.clone();
+        async move { service.call(request).await }
+    });
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME_SIZE)
+        .max_concurrent_streams(MOST_STREAMS)
+        .keep_alive_interval(ASK_AFTER)
+        .keep_alive_timeout(ASK_AFTER)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let closed = tokio::select! {
+        outcome = connection.as_mut() => Some(outcome),
+        () = async { ended.wait_for(|ended| *ended).await.map(drop).unwrap_or_default() } => None,
+    };
+    let outcome = match closed {
+        Some(outcome) => outcome,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "a gRPC connection ended");
+    }
+}
+
+/// The service Backend for one connection.
+struct Exported {
+    caller: Arc<Caller>,
+    /// What a client is told that is turned away.
+    refused: Option<Status>,
+}
+
+impl Exported {
+    fn check(&self) -> Result<(), Status> {
+        self.refused.clone().map_or(Ok(()), Err)
+    }
+
+    async fn ask(&self, operation: Operation, bytes: u64) -> Result<Reply> {
+        let (tell, told) = oneshot::channel();
+        self.caller.submit(operation, bytes, move |outcome| {
+            // A client that is gone needs no answer.
+            let _ = tell.send(outcome);
+        })?;
+        told.await.unwrap_or_else(|_| Err(Error::new(Code::Internal, "a request was dropped before it was answered")))
+    }
+
+    async fn read(&self, args: ReadAtArgs) -> Result<Buffer> {
+        let offset = self.caller.range(args.off, args.length.into())?;
+        let mut buffer = Buffer::new(args.length as usize);
+        let length = buffer.len();
+        if let Some(outcome) = self.caller.try_read(&mut buffer, offset)? {
+            return outcome.map(|()| buffer);
+        }
+        bytes_of(self.ask(Operation::Read { offset, buffer }, length as u64).await?, length)
+    }
+
+    async fn write(&self, args: WriteAtArgs) -> Result<()> {
+        let offset = self.caller.range(args.off, args.p.len() as i64)?;
+        if !self.caller.writes() {
+            let caller = self.caller.clone();
+            let claimed = tokio::task::spawn_blocking(move || caller.claim()).await;
+            claimed.unwrap_or_else(|_| Err(Error::new(Code::Internal, "the wait for the lease panicked")))?;
+        }
+        if let Some(outcome) = self.caller.try_write(&args.p, offset)? {
+            return outcome;
+        }
+        let data = Buffer::copy_of(&args.p);
+        let length = data.len() as u64;
+        drop(args);
+        self.ask(Operation::Write { offset, data }, length).await.map(drop)
+    }
+}
+
+#[tonic::async_trait]
+impl Backend for Exported {
+    async fn read_at(&self, request: Request<ReadAtArgs>) -> Result<Response<ReadAtReply>, Status> {
+        self.check()?;
+        let read = self.read(request.into_inner()).await.map_err(|error| grpc::status(&error))?;
+        Ok(Response::new(ReadAtReply { n: read.len() as i32, p: Bytes::from_owner(read) }))
+    }
+
+    async fn write_at(&self, request: Request<WriteAtArgs>) -> Result<Response<WriteAtReply>, Status> {
+        self.check()?;
+        let length = request.get_ref().p.len() as i32;
+        self.write(request.into_inner()).await.map_err(|error| grpc::status(&error))?;
+        Ok(Response::new(WriteAtReply { length }))
+    }
+
+    async fn sync(&self, _: Request<SyncArgs>) -> Result<Response<SyncReply>, Status> {
+        self.check()?;
+        let synced = self.ask(Operation::Sync, 0).await;
+        synced.map(|_| Response::new(SyncReply {})).map_err(|error| grpc::status(&error))
+    }
+}
