@@ -367,6 +367,10 @@ impl Inner {
                 Protocol::Nbd => nbd::serve(&inner, &channel, admitted),
                 #[cfg(feature = "grpc")]
                 Protocol::Grpc => rpc::grpc::serve(&inner, &channel, admitted),
+                #[cfg(feature = "frpc")]
+                Protocol::Frpc => rpc::frpc::serve(&inner, &channel, admitted),
+                #[cfg(feature = "panrpc")]
+                Protocol::Panrpc => rpc::panrpc::serve(&inner, &channel, admitted),
                 // A server that was to speak it was refused.
                 #[allow(unreachable_patterns)]
                 _ => {}

@@ -12,6 +12,8 @@ pub(crate) mod grpc;
 pub mod header;
 pub(crate) mod incoming;
 pub mod nbd;
+#[cfg(feature = "panrpc")]
+pub mod panrpc;
 pub(crate) mod socket;
 #[cfg(feature = "runtime")]
 pub(crate) mod stream;

@@ -17,8 +17,12 @@ use crate::cancel::deadline_in;
 use crate::error::{Code, Error, Result};
 use crate::wire::channel::Channel;
 
+#[cfg(feature = "frpc")]
+pub mod frpc;
 #[cfg(feature = "grpc")]
 pub mod grpc;
+#[cfg(feature = "panrpc")]
+pub mod panrpc;
 
 /// The longest read or write, as in the Go library.
 const MOST_AT_ONCE: u32 = 32 << 20;
@@ -33,18 +37,20 @@ pub struct Caller {
     /// Whether it has the writer's lease, and so keeps it.
     writes: AtomicBool,
     under_way: UnderWay,
+    /// Whether its thread may wait for a disk.
+    may_wait: bool,
     /// Set when nothing more is taken.
     over: AtomicBool,
 }
 
 impl Caller {
-    /// A connection that has asked nothing yet.
-    pub fn new(server: &Arc<Inner>, channel: &Arc<Channel>) -> Result<Arc<Caller>> {
+    /// A connection that has asked nothing yet, on a thread of its own or on one that `may_wait` for no disk.
+    pub fn new(server: &Arc<Inner>, channel: &Arc<Channel>, may_wait: bool) -> Result<Arc<Caller>> {
         let peer = Peer::of(channel, server.options.protocol.name())?;
         let (server, channel) = (server.clone(), channel.clone());
         let (writes, over) = (AtomicBool::new(false), AtomicBool::new(false));
         let (export, under_way) = (OnceCell::new(), UnderWay::default());
-        Ok(Arc::new(Caller { server, channel, peer, export, writes, under_way, over }))
+        Ok(Arc::new(Caller { server, channel, peer, export, writes, under_way, may_wait, over }))
     }
 
     fn export(&self) -> Result<&Arc<Export>> {
@@ -56,6 +62,12 @@ impl Caller {
             export.lease.arrive(self.peer.identity);
             Ok(export)
         })
+    }
+
+    /// How many bytes there are.
+    #[cfg(feature = "panrpc")]
+    pub fn size(&self) -> Result<u64> {
+        self.export().map(|export| export.backend.info().size)
     }
 
     /// Whether a read or write can be, before anything is done or set aside for it: its offset.
@@ -93,14 +105,14 @@ impl Caller {
     /// Reads in place, where no disk is waited for.
     pub fn try_read(&self, buffer: &mut Buffer, offset: u64) -> Result<Option<Result<()>>> {
         let export = self.export()?;
-        Ok(if waits(export) { None } else { export.backend.try_read_at(buffer, offset) })
+        Ok(if self.leaves(export) { None } else { export.backend.try_read_at(buffer, offset) })
     }
 
     /// Writes in place, where no disk is waited for.
     pub fn try_write(&self, data: &[u8], offset: u64) -> Result<Option<Result<()>>> {
         let export = self.export()?;
         export.written.store(true, Ordering::SeqCst);
-        Ok(if waits(export) { None } else { export.backend.try_write_at(data, offset) })
+        Ok(if self.leaves(export) { None } else { export.backend.try_write_at(data, offset) })
     }
 
     /// Has the backend do something with so many bytes, and tells the outcome from any thread.
@@ -109,16 +121,19 @@ impl Caller {
         operation: Operation,
         bytes: u64,
         tell: impl FnOnce(Result<Reply>) + Send + 'static,
-    ) -> Result<()> {
-        let export = self.export()?;
+    ) {
+        let export = match self.export() {
+            Ok(export) => export,
+            Err(error) => return tell(Err(error)),
+        };
         if matches!(operation, Operation::Write { .. }) {
             export.written.store(true, Ordering::SeqCst);
         }
-        let on_pool = export.backend.info().local && (waits(export) || matches!(operation, Operation::Sync));
+        let on_pool = export.backend.info().local && (self.leaves(export) || matches!(operation, Operation::Sync));
         self.under_way.enter(bytes);
         if self.over.load(Ordering::SeqCst) {
             self.under_way.leave(bytes);
-            return Err(Error::new(Code::Disconnected, "the connection is closing"));
+            return tell(Err(Error::new(Code::Disconnected, "the connection is closing")));
         }
         let caller = self.clone();
         let request = Request {
@@ -133,15 +148,64 @@ impl Caller {
             }),
         };
         let backend = export.backend.clone();
-        if on_pool {
-            backend::perform_on_pool(backend, request)
-        } else {
-            backend.submit(request)
+        if on_pool { backend::perform_on_pool(backend, request) } else { backend.submit(request) }
+    }
+
+    /// Whether requests are left to a thread of the pool, since a disk may have to be waited for: what lies in memory
+    /// has no identity.
+    fn leaves(&self, export: &Export) -> bool {
+        let info = export.backend.info();
+        !self.may_wait && info.local && info.identity.is_some()
+    }
+
+    /// Does what a client asks on a thread that may wait, and tells the outcome: what was read, or nothing.
+    #[cfg(any(feature = "frpc", feature = "panrpc"))]
+    pub fn perform(self: &Arc<Self>, ask: Ask, tell: impl FnOnce(Result<Buffer>) + Send + 'static) {
+        let ready = match ask {
+            Ask::Read { offset, length } => self.range(offset, length).and_then(|offset| {
+                let mut buffer = Buffer::new(length as usize);
+                let here = self.try_read(&mut buffer, offset)?;
+                Ok(match here {
+                    Some(outcome) => Ready::Now(outcome.map(|()| buffer)),
+                    None => Ready::Later(Operation::Read { offset, buffer }, length as u64),
+                })
+            }),
+            Ask::Write { offset, data } => self.range(offset, data.len() as i64).and_then(|offset| {
+                self.claim()?;
+                let length = data.len() as u64;
+                Ok(match self.try_write(&data, offset)? {
+                    Some(outcome) => Ready::Now(outcome.map(|()| Buffer::new(0))),
+                    None => Ready::Later(Operation::Write { offset, data }, length),
+                })
+            }),
+            Ask::Sync => Ok(Ready::Later(Operation::Sync, 0)),
+        };
+        match ready {
+            Ok(Ready::Now(outcome)) => tell(outcome),
+            Ok(Ready::Later(operation, bytes)) => {
+                let length = if matches!(operation, Operation::Read { .. }) { bytes as usize } else { 0 };
+                self.submit(operation, bytes, move |outcome| {
+                    tell(outcome.and_then(|reply| match reply {
+                        Reply::Done => Ok(Buffer::new(0)),
+                        reply => bytes_of(reply, length),
+                    }));
+                });
+            }
+            Err(error) => tell(Err(error)),
+        }
+    }
+
+    /// Nobody who does not receive answers gets more of them made.
+    #[cfg(any(feature = "frpc", feature = "panrpc"))]
+    pub fn wait_for_room(&self) -> Result<()> {
+        while (self.channel.is_backed_up() || self.under_way.is_full()) && !self.channel.is_stopped() {
+            self.channel.wait(false, None)?;
         }
         Ok(())
     }
 
     /// Waits for what is under way.
+    #[cfg(feature = "grpc")]
     pub fn wait(&self) {
         self.under_way.wait();
     }
@@ -158,10 +222,32 @@ impl Caller {
     }
 }
 
-/// Whether a disk may have to be waited for: what lies in memory has no identity.
-fn waits(export: &Export) -> bool {
-    let info = export.backend.info();
-    info.local && info.identity.is_some()
+/// What a client asks; nothing of it is checked.
+#[cfg(any(feature = "frpc", feature = "panrpc"))]
+pub enum Ask {
+    /// So many bytes there.
+    Read {
+        /// Where.
+        offset: i64,
+        /// How many.
+        length: i64,
+    },
+    /// These bytes there.
+    Write {
+        /// Where.
+        offset: i64,
+        /// The bytes.
+        data: Buffer,
+    },
+    /// What was written is to be durable.
+    Sync,
+}
+
+/// What was asked, done or to be done.
+#[cfg(any(feature = "frpc", feature = "panrpc"))]
+enum Ready {
+    Now(Result<Buffer>),
+    Later(Operation, u64),
 }
 
 /// The bytes of a reply to a read, zeros among them.

@@ -1,4 +1,4 @@
-//! The messages of the published protocols, made from `proto/` by `proto/generate`, and what errors are called there.
+//! The messages of the published protocol, made from `proto/` by `proto/generate`, and what errors are called there.
 
 use tonic::{Code as Grpc, Status};
 
@@ -7,9 +7,6 @@ use crate::error::{Code, Error};
 #[allow(missing_docs, clippy::all)]
 #[rustfmt::skip]
 pub mod backend;
-#[allow(missing_docs, clippy::all)]
-#[rustfmt::skip]
-pub mod seeder;
 
 /// The longest text of an error: it travels in a header, of which peers take little.
 const MOST_TEXT: usize = 1 << 10;

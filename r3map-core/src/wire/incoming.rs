@@ -79,6 +79,34 @@ impl Incoming {
         }
     }
 
+    /// The next line, its end with it, no longer than `most`; otherwise as [`header`](Incoming::header).
+    #[cfg(feature = "panrpc")]
+    pub fn line(&mut self, channel: &Channel, most: usize, within: Duration) -> Result<Option<Vec<u8>>> {
+        let mut line = Vec::new();
+        self.deadline = None;
+        while !channel.is_stopped() {
+            let here = &self.ahead[self.start..self.end];
+            if !here.is_empty() && line.is_empty() {
+                self.deadline = deadline_in(within);
+            }
+            let end = here.iter().position(|byte| *byte == b'\n');
+            let taken = end.map_or(here.len(), |end| end + 1);
+            if line.len() + taken > most {
+                return Err(Error::new(Code::InvalidArgument, format!("a line of more than {most} bytes")));
+            }
+            line.extend_from_slice(&here[..taken]);
+            self.start += taken;
+            if end.is_some() {
+                return Ok(Some(line));
+            }
+            (self.start, self.end) = (0, 0);
+            if self.receive(channel, &mut [])?.is_none() {
+                return if line.is_empty() { Ok(None) } else { Err(ended()) };
+            }
+        }
+        Ok(None)
+    }
+
     /// Fills `into` with the payload of a frame, which is as long, and checks it.
     pub fn payload(&mut self, channel: &Channel, header: &Header, into: &mut [u8]) -> Result<()> {
         debug_assert_eq!(header.payload as usize, into.len());

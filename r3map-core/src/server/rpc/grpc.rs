@@ -47,7 +47,7 @@ fn run(server: &Arc<Inner>, channel: &Arc<Channel>, admitted: Result<()>) -> Res
     channel.wait(true, deadline_in(GREETING_TIME))?;
     let failed = |error| Error::io("prepare a connection", error);
     let socket = channel.socket().try_clone().map_err(failed)?;
-    let caller = Caller::new(server, channel)?;
+    let caller = Caller::new(server, channel, false)?;
     let working = Working::begin(server)?;
     let runtime = crate::runtime::handle()?;
     let stream = {
@@ -160,7 +160,7 @@ impl Exported {
         self.caller.submit(operation, bytes, move |outcome| {
             // A client that is gone needs no answer.
             let _ = tell.send(outcome);
-        })?;
+        });
         told.await.unwrap_or_else(|_| Err(Error::new(Code::Internal, "a request was dropped before it was answered")))
     }
 
