@@ -12,7 +12,7 @@ mod rpc;
 mod skip;
 
 use backends::{Scratch, read};
-use rpc::{ODD, Ours, Peer, interop, memory, open, python, refused, succeeds};
+use rpc::{ODD, Ours, Peer, go_peer, interop, memory, open, python, refused, succeeds};
 
 const GRPC: Protocol = Protocol::Grpc;
 
@@ -115,4 +115,21 @@ fn what_grpcio_serves_we_read_and_write_and_its_lies_are_refused() {
     // A region that ends sooner than the URL says.
     let longer = open(&format!("grpc://127.0.0.1:{}?size={}", peer.port, 2 * ODD)).unwrap();
     assert_eq!(longer.read_at(&mut [0; 100], ODD - 1).unwrap_err().code(), Code::Io);
+}
+
+#[test]
+fn go_grpc_reads_and_writes_what_we_serve_and_serves_us() {
+    let program = match go_peer() {
+        Ok(program) => program,
+        Err(why) => return skip::skip(why),
+    };
+    let ours = Ours::new(GRPC, memory(ODD));
+    succeeds(Command::new(&program).args(["client", ours.address(), &ODD.to_string()]));
+    let peer = Peer::start(Command::new(&program).args(["server", &ODD.to_string()]));
+    let url = format!("grpc://127.0.0.1:{}?size={ODD}", peer.port);
+    rpc::keeps_what_is_written(&url);
+    // It ends sooner than the URL says.
+    let longer = open(&format!("{url}0")).unwrap();
+    let error = longer.read_at(&mut [0; 100], ODD - 1).unwrap_err();
+    assert_eq!(error.code(), Code::Io, "{error:?}");
 }

@@ -241,6 +241,20 @@ pub fn python() -> Result<PathBuf, String> {
     }
 }
 
+/// The peer in tests/interop/go, built if there is a Go.
+pub fn go_peer() -> Result<PathBuf, String> {
+    let target = std::env::current_exe().unwrap();
+    let peer = target.ancestors().nth(3).unwrap().join("interop/peer");
+    let path = format!("{}:/usr/local/go/bin", std::env::var("PATH").unwrap_or_default());
+    let mut build = Command::new("go");
+    build.env("PATH", path).current_dir(interop().join("go")).args(["build", "-o"]).arg(&peer).arg(".");
+    match build.output() {
+        Ok(built) if built.status.success() => Ok(peer),
+        Ok(built) => Err(format!("the peer in Go does not build: {}", String::from_utf8_lossy(&built.stderr))),
+        Err(error) => Err(format!("go: {error}: scripts/setup test")),
+    }
+}
+
 /// A server of somebody else's, which says where it listens and then does as it is told.
 pub struct Peer {
     child: Child,
