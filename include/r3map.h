@@ -617,7 +617,7 @@ void r3map_mount_free(r3map_mount *mount);
 /*
  * ---- Server -----------------------------------------------------------------------------------------------
  *
- * Backends offered to others by name, over r3map's own protocol or NBD. Any number of exports, addresses and clients.
+ * Backends offered to others by name, over r3map's own protocol, NBD or gRPC. Any number of exports, addresses and clients.
  */
 
 // Options of one export.
@@ -643,7 +643,8 @@ void r3map_server_options_set_deadline(r3map_server_options *options,
 // How many connections there may be at once; more are refused R3MAP_BUSY. 1024 by default.
 void r3map_server_options_set_max_connections(r3map_server_options *options, uint32_t most);
 
-// What the server speaks with its clients: "r3map" (the default) or "nbd", for NBD clients of all kinds.
+// What the server speaks with its clients: "r3map" (the default), "nbd" for NBD clients of all kinds, or "grpc" as the
+// Go library r3map does, which names no exports: such a server has one.
 void r3map_server_options_set_protocol(r3map_server_options *options, const char *name);
 
 // Frees options; servers made with them are not touched.
@@ -663,7 +664,7 @@ r3map_error *r3map_server_new(const r3map_server_options *options, r3map_server 
 
 // Listens at `host:port` (port 0: one is chosen) or `unix:/path`, and gives the address as a client writes it in a
 // URL, but for the export's name: `r3map://host:port` or `r3map+unix:///path`, over NBD `nbd://host:port` or
-// `nbd+unix:///?socket=/path`. The string lives until the server is freed; `url` may be NULL.
+// `nbd+unix:///?socket=/path`, over gRPC `grpc://host:port` or `grpc+unix:///path`. The string lives until the server is freed; `url` may be NULL.
 r3map_error *r3map_server_listen(r3map_server *server,
                                  const char *address,
                                  r3map_cancel *cancel,

@@ -254,6 +254,14 @@ func WithMaxConnections(most int) ServeOption {
 	})
 }
 
+// WithProtocol says what a server speaks: "r3map" (the default), "nbd" for clients of all kinds, or "grpc" as the Go
+// library github.com/pojntfx/r3map does.
+func WithProtocol(name string) ServeOption {
+	return serveOption(func(s *serveSettings) {
+		s.text("protocol", name, func(text *C.char) { C.r3map_server_options_set_protocol(s.c, text) })
+	})
+}
+
 // What options of one noun are collected in, with the first that could not be taken.
 type settings struct{ err error }
 

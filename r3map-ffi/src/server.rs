@@ -1,6 +1,6 @@
 //! Server
 //!
-//! Backends offered to others by name, over r3map's own protocol or NBD. Any number of exports, addresses and clients.
+//! Backends offered to others by name, over r3map's own protocol, NBD or gRPC. Any number of exports, addresses and clients.
 
 use std::ffi::{CString, c_char, c_int};
 use std::sync::{Arc, Mutex};
@@ -98,7 +98,8 @@ pub unsafe extern "C" fn r3map_server_options_set_max_connections(options: *mut 
     unsafe { set(options, "max_connections", most, |core, value| core.max_connections = value) }
 }
 
-/// What the server speaks with its clients: "r3map" (the default) or "nbd", for NBD clients of all kinds.
+/// What the server speaks with its clients: "r3map" (the default), "nbd" for NBD clients of all kinds, or "grpc" as the
+/// Go library r3map does, which names no exports: such a server has one.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn r3map_server_options_set_protocol(options: *mut r3map_server_options, name: *const c_char) {
     // SAFETY: the caller's promise: options and a C string, or NULL.
@@ -151,7 +152,7 @@ pub unsafe extern "C" fn r3map_server_new(
 
 /// Listens at `host:port` (port 0: one is chosen) or `unix:/path`, and gives the address as a client writes it in a
 /// URL, but for the export's name: `r3map://host:port` or `r3map+unix:///path`, over NBD `nbd://host:port` or
-/// `nbd+unix:///?socket=/path`. The string lives until the server is freed; `url` may be NULL.
+/// `nbd+unix:///?socket=/path`, over gRPC `grpc://host:port` or `grpc+unix:///path`. The string lives until the server is freed; `url` may be NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn r3map_server_listen(
     server: *mut r3map_server,

@@ -139,7 +139,8 @@ pub fn server(py: Python<'_>, options: Option<&Bound<'_, PyDict>>) -> PyResult<S
                 .parse()
                 .map(|value| found.max_connections = value)
                 .map_err(|_| invalid(format!("{text:?} is no number of connections"))),
-            _ => Err(unknown(&name, &["insecure", "deadline", "max_connections"])),
+            "protocol" => text.parse().map(|value| found.protocol = value),
+            _ => Err(unknown(&name, &["insecure", "deadline", "max_connections", "protocol"])),
         };
         set.map_err(|failure| error::raise(py, failure))?;
     }

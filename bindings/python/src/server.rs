@@ -39,7 +39,7 @@ impl Server {
 /// --
 ///
 /// A server that listens at `host:port` (port 0: one is chosen) or `unix:/path`, or nowhere yet. Options: `deadline` in
-/// seconds, `max_connections`, and `insecure`, which allows plain TCP off loopback.
+/// seconds, `max_connections`, `insecure`, which allows plain TCP off loopback, and `protocol`: `r3map`, `nbd`, `grpc`.
 #[pyfunction]
 #[pyo3(signature = (listen=None, /, **options))]
 pub fn serve(

@@ -162,14 +162,14 @@ pub fn comes_back(protocol: Protocol) {
         let backend = backend.clone();
         move || read(&backend, 0, 4)
     });
-    let soon = Request {
+    let (tell, told) = mpsc::channel();
+    backend.clone().submit(Request {
         operation: Operation::Read { offset: 0, buffer: Buffer::new(1) },
         priority: Priority::Demand,
         deadline: Some(Instant::now() + Duration::from_millis(300)),
-        completion: Completion::new(|outcome| assert_eq!(outcome.err().unwrap().code(), Code::Disconnected)),
-    };
-    backend.clone().submit(soon);
-    std::thread::sleep(Duration::from_millis(400));
+        completion: Completion::new(move |outcome| tell.send(outcome.err().unwrap().code()).unwrap()),
+    });
+    assert_eq!(told.recv_timeout(SOON).unwrap(), Code::Disconnected);
     let ours = Ours::with(protocol, memory.clone(), &ExportOptions::default(), &address);
     assert_eq!(waiting.join().unwrap(), b"kept");
     // All of this was synced, so nothing is lost.

@@ -138,3 +138,5 @@ class ServerOptions(TypedDict, total=False):
     """Bound of each operation, and of a client's silence inside a message; 30 s by default, 0 is for ever."""
     max_connections: int | None
     """How many connections at once; more are refused `busy`. 1024 by default."""
+    protocol: str | None
+    """What it speaks: `r3map`, the default, `nbd` for clients of all kinds, or `grpc` as the Go library does."""
