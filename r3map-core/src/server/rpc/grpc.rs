@@ -1,18 +1,21 @@
 //! gRPC: a connection is a task of the runtime, and its thread waits for the end of either.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prost::bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
-use tonic::codegen::Service as _;
+use tonic::codegen::{Service as _, http};
 use tonic::{Request, Response, Status};
 
+use self::room::{Room, Slot, Taken};
 use super::{Caller, MOST_AT_ONCE, bytes_of};
 use crate::backend::{Operation, Reply};
 use crate::buffer::Buffer;
@@ -22,8 +25,10 @@ use crate::server::{Inner, Working};
 use crate::wire::channel::Channel;
 use crate::wire::grpc::backend::backend_server::{Backend, BackendServer};
 use crate::wire::grpc::backend::{ReadAtArgs, ReadAtReply, SyncArgs, SyncReply, WriteAtArgs, WriteAtReply};
-use crate::wire::grpc::{self, CONNECTION_WINDOW, FRAME_SIZE, STREAM_WINDOW};
+use crate::wire::grpc::{self, CONNECTION_WINDOW, FRAME_SIZE};
 use crate::wire::stream::Stream;
+
+mod room;
 
 /// How long a client may take for its first byte, and one that is turned away to ask.
 const GREETING_TIME: Duration = Duration::from_secs(10);
@@ -58,12 +63,13 @@ fn run(server: &Arc<Inner>, channel: &Arc<Channel>, admitted: Result<()>) -> Res
     let (end, ended) = watch::channel(false);
     let mut task = runtime.spawn({
         let refused = admitted.as_ref().err().map(grpc::status);
-        let service = BackendServer::new(Exported { caller: caller.clone(), refused });
+        let room = Room::new();
+        let service = BackendServer::new(Exported { caller: caller.clone(), refused, room: room.clone() });
         let most = MOST_AT_ONCE as usize + AROUND;
         let over = over.clone();
         async move {
             let _over = over.guard();
-            speak(stream, service.max_decoding_message_size(most), ended).await
+            speak(stream, service.max_decoding_message_size(most), room, ended).await
         }
     });
     let patience = if admitted.is_err() { deadline_in(GREETING_TIME) } else { None };
@@ -112,14 +118,22 @@ impl Drop for OverGuard {
 }
 
 /// Answers requests until the client closes or the server `ended`.
-async fn speak(stream: Stream, service: BackendServer<Exported>, mut ended: watch::Receiver<bool>) {
-    let service = service_fn(move |request| {
+async fn speak(stream: Stream, service: BackendServer<Exported>, room: Room, mut ended: watch::Receiver<bool>) {
+    let service = service_fn(move |request: http::Request<Incoming>| {
         let mut service = service.clone();
-        async move { service.call(request).await }
+        let (mut head, body) = request.into_parts();
+        let (body, slot) = room::Request::new(body, room.clone());
+        head.extensions.insert(slot);
+        async move {
+            let (mut head, body) = service.call(http::Request::from_parts(head, body)).await?.into_parts();
+            let taken = head.extensions.remove::<Taken>();
+            Ok::<_, Infallible>(http::Response::from_parts(head, room::Response::new(body, taken)))
+        }
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
+        // What waits for room in every stream leaves the connection's window open.
+        .initial_stream_window_size(CONNECTION_WINDOW / MOST_STREAMS)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME_SIZE)
         .max_concurrent_streams(MOST_STREAMS)
@@ -148,6 +162,7 @@ struct Exported {
     caller: Arc<Caller>,
     /// What a client is told that is turned away.
     refused: Option<Status>,
+    room: Room,
 }
 
 impl Exported {
@@ -195,14 +210,23 @@ impl Exported {
 impl Backend for Exported {
     async fn read_at(&self, request: Request<ReadAtArgs>) -> Result<Response<ReadAtReply>, Status> {
         self.check()?;
-        let read = self.read(request.into_inner()).await.map_err(|error| grpc::status(&error))?;
-        Ok(Response::new(ReadAtReply { n: read.len() as i32, p: Bytes::from_owner(read) }))
+        let args = request.into_inner();
+        let failed = |error| grpc::status(&error);
+        self.caller.range(args.off, args.length.into()).map_err(failed)?;
+        let taken = self.room.clone().take(args.length as usize).await?;
+        let read = self.read(args).await.map_err(failed)?;
+        let mut response = Response::new(ReadAtReply { n: read.len() as i32, p: Bytes::from_owner(read) });
+        response.extensions_mut().insert(taken);
+        Ok(response)
     }
 
     async fn write_at(&self, request: Request<WriteAtArgs>) -> Result<Response<WriteAtReply>, Status> {
         self.check()?;
         let length = request.get_ref().p.len() as i32;
-        self.write(request.into_inner()).await.map_err(|error| grpc::status(&error))?;
+        let (_, mut extensions, args) = request.into_parts();
+        // What the message takes is kept until it is written.
+        let _taken = extensions.remove::<Slot>();
+        self.write(args).await.map_err(|error| grpc::status(&error))?;
         Ok(Response::new(WriteAtReply { length }))
     }
 
