@@ -42,9 +42,19 @@ fn what_cannot_be_is_refused_over_frpc() {
     rpc::refuses_what_cannot_be(PROTOCOL);
 }
 
-/// What the Go library's client sent and its server answered.
+/// Captured from the Go library: what its client sent, and what its server answered.
 const READ: &[u8] = b"\x00\x01\x00\x0a\x00\x00\x00\x08\x08\x00\x0c\x20\x0d\x80\x80\x08";
 const DATA: &[u8] = b"\x00\x01\x00\x0a\x00\x00\x00\x17\x08\x00\x0c\x20\x04\x0a\x10";
+
+/// The same for a write of three bytes at 7, a sync, and a read of 33 MiB.
+const OTHERS: [(&[u8], &[u8]); 3] = [
+    (b"\0\x01\0\x0b\0\0\0\x0a\x08\0\x0d\x0e\x04\x0a\x03abc", b"\0\x01\0\x0b\0\0\0\x04\x08\0\x0c\x06"),
+    (b"\0\x01\0\x0c\0\0\0\x02\x08\0", b"\0\x01\0\x0c\0\0\0\x02\x08\0"),
+    (
+        b"\0\x02\0\x0a\0\0\0\x09\x08\0\x0c\x80\x80\x80\x21\x0d\0",
+        b"\0\x02\0\x0a\0\0\0\x1b\x06\x05\x0a\x17max chunk size exceeded",
+    ),
+];
 
 #[test]
 fn the_frames_of_the_go_library_are_answered_with_its_own() {
@@ -57,6 +67,19 @@ fn the_frames_of_the_go_library_are_answered_with_its_own() {
     let mut answer = [0; 8 + DATA.len() + 16];
     peer.read_exact(&mut answer).unwrap();
     assert_eq!(answer[..], [b"\x00\x07\x00\x01\x00\x00\x00\x00", DATA, b"sixteen bytes..."].concat()[..]);
+    for (asked, said) in OTHERS {
+        peer.write_all(asked).unwrap();
+        let mut head = [0; 8];
+        peer.read_exact(&mut head).unwrap();
+        let mut rest = vec![0; usize::from(head[7])];
+        peer.read_exact(&mut rest).unwrap();
+        if said[8] == 6 {
+            // An error's words are everybody's own.
+            assert_eq!((&head[..4], &rest[..3]), (&said[..4], &said[8..11]));
+        } else {
+            assert_eq!([&head[..], &rest].concat(), said);
+        }
+    }
     // Outside, negative, too long: an error in the place of the answer.
     for (length, offset) in [
         (&b"\x0c\x20"[..], &b"\x0d\x80\x80\x80\x01"[..]),
@@ -111,8 +134,9 @@ fn what_a_server_answers_is_looked_at_closely() {
         open(&answering(answer)).unwrap().read_at(&mut bytes, 65536).map(|()| bytes)
     };
     assert_eq!(read([DATA, b"sixteen bytes..."].concat()).unwrap(), *b"sixteen bytes...");
-    let error = read(said(b"\x06\x05\x0a\x03EOF")).unwrap_err();
-    assert_eq!((error.code(), error.message().contains("the server said: EOF")), (Code::Io, true));
+    let error = read(said(&OTHERS[2].1[8..])).unwrap_err();
+    assert_eq!(error.code(), Code::Io);
+    assert!(error.message().contains("the server said: max chunk size exceeded"), "{error:?}");
     for (answer, code) in [
         (said(b"\x08\x00\x0c\x1e\x04\x0a\x0ffifteen bytes.."), Code::Io),
         (said(b"\x08\x00\x0c\x01\x04\x0a\x00"), Code::Corrupt),

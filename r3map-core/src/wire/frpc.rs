@@ -71,7 +71,7 @@ pub struct Message(Vec<u8>);
 
 impl Message {
     /// One without fields.
-    pub fn new() -> Message {
+    pub fn empty() -> Message {
         Message(vec![kinds::UINT8, 0])
     }
 
@@ -210,13 +210,13 @@ mod tests {
 
     #[test]
     fn frames_are_those_of_the_go_library() {
-        let read = Message::new().int32(16).int64(65536).frame(1, READ_AT, 0);
+        let read = Message::empty().int32(16).int64(65536).frame(1, READ_AT, 0);
         assert_eq!(read, b"\x00\x01\x00\x0a\0\0\0\x08\x08\x00\x0c\x20\x0d\x80\x80\x08");
-        let reply = Message::new().int32(3).bytes(3).frame(1, READ_AT, 3);
+        let reply = Message::empty().int32(3).bytes(3).frame(1, READ_AT, 3);
         assert_eq!(reply, b"\x00\x01\x00\x0a\0\0\0\x0a\x08\x00\x0c\x06\x04\x0a\x03");
-        let write = Message::new().int64(-1).bytes(300).frame(0xffff, WRITE_AT, 300);
+        let write = Message::empty().int64(-1).bytes(300).frame(0xffff, WRITE_AT, 300);
         assert_eq!(write, b"\xff\xff\x00\x0b\0\0\x01\x34\x08\x00\x0d\x01\x04\x0a\xac\x02");
-        assert_eq!(Message::new().frame(7, SYNC, 0), b"\0\x07\0\x0c\0\0\0\x02\x08\x00");
+        assert_eq!(Message::empty().frame(7, SYNC, 0), b"\0\x07\0\x0c\0\0\0\x02\x08\x00");
         assert_eq!(Message::error("EOF").frame(7, SYNC, 0), b"\0\x07\0\x0c\0\0\0\x07\x06\x05\x0a\x03EOF");
         assert_eq!(Head::decode(read[..8].try_into().unwrap()), Head { id: 1, operation: READ_AT, length: 8 });
     }
@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn what_is_encoded_is_decoded_at_every_size_of_number() {
         for number in [0, 1, -1, 63, 64, -64, -65, i64::MAX, i64::MIN, 1 << 40] {
-            let message = Message::new().int64(number).int32(number as i32).bytes(2);
+            let message = Message::empty().int64(number).int32(number as i32).bytes(2);
             let bytes = [&message.0[..], b"ab"].concat();
             let mut fields = Fields::open(&bytes).unwrap().unwrap();
             let got = (fields.int64().unwrap(), fields.int32().unwrap(), fields.bytes().unwrap());

@@ -32,7 +32,7 @@ impl Frpc {
         let (speech, number) = self.link.speaker().await?;
         let reply = match call {
             Call::Read { offset, length } => {
-                let asked = Message::new().int32(length as i32).int64(offset as i64);
+                let asked = Message::empty().int32(length as i32).int64(offset as i64);
                 let answer = speech.ask(READ_AT, asked, None).await?;
                 let mut fields = opened(&answer)?;
                 let (said, data) = (fields.int32()?, fields.bytes()?);
@@ -41,13 +41,13 @@ impl Frpc {
             }
             Call::Write { offset, data } => {
                 let sent = data.len();
-                let asked = Message::new().int64(offset as i64).bytes(sent as u32);
+                let asked = Message::empty().int64(offset as i64).bytes(sent as u32);
                 let answer = speech.ask(WRITE_AT, asked, Some(data)).await?;
                 check_write(sent, opened(&answer)?.int32()?.into())?;
                 Reply::Done
             }
             Call::Sync => {
-                opened(&speech.ask(SYNC, Message::new(), None).await?)?;
+                opened(&speech.ask(SYNC, Message::empty(), None).await?)?;
                 Reply::Done
             }
         };

@@ -81,10 +81,10 @@ fn answer(channel: &Channel, asked: Head, written: usize, outcome: Result<Buffer
     let (message, data) = match outcome {
         Ok(data) if operation == READ_AT => {
             let length = data.len();
-            (Message::new().int32(length as i32).bytes(length as u32), Payload::Owned(data))
+            (Message::empty().int32(length as i32).bytes(length as u32), Payload::Owned(data))
         }
-        Ok(_) if operation == WRITE_AT => (Message::new().int32(written as i32), Payload::Empty),
-        Ok(_) => (Message::new(), Payload::Empty),
+        Ok(_) if operation == WRITE_AT => (Message::empty().int32(written as i32), Payload::Empty),
+        Ok(_) => (Message::empty(), Payload::Empty),
         Err(error) => {
             let frame = Message::error(error.message()).frame(id, operation, 0);
             let (head, text) = frame.split_at(HEAD);
