@@ -10,6 +10,7 @@ mod copy;
 mod fault;
 mod floor;
 mod fuse;
+mod grpc;
 mod handle;
 mod migrate;
 mod nbd;
@@ -81,6 +82,8 @@ const FIGURES: &[Figure] = &[
         measure: nbd_wire::server_short,
     },
     Figure { name: "copy: nbd -> memory / nbdcopy", goal: Goal::AtLeast(0.9), measure: nbd_wire::client },
+    Figure { name: "grpc: server / Go's grpc, 256 KiB", goal: Goal::AtLeast(1.5), measure: grpc::server },
+    Figure { name: "native / grpc, 256 KiB", goal: Goal::AtLeast(1.3), measure: grpc::native },
     Figure { name: "state: KiB a GiB", goal: Goal::AtMost(160.0), measure: state::size },
     Figure { name: "open: 1 TiB / 1 GiB", goal: Goal::AtMost(1.2), measure: state::open },
 ];
@@ -89,6 +92,9 @@ fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     if wanted.first().is_some_and(|word| word == migrate::SOURCE) {
         return migrate::source_process(&wanted[1..]);
+    }
+    if let [grpc::SERVER, protocol] = wanted.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        return grpc::server_process(protocol);
     }
     let (mut missed, mut skipped) = (0, 0);
     println!("load {}", std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim());

@@ -15,7 +15,7 @@ pub mod nbd;
 #[cfg(feature = "panrpc")]
 pub mod panrpc;
 pub(crate) mod socket;
-#[cfg(feature = "runtime")]
+#[cfg(any(feature = "grpc", feature = "frpc", feature = "panrpc"))]
 pub(crate) mod stream;
 
 pub use greeting::{Hello, Welcome};
