@@ -152,7 +152,8 @@ pub unsafe extern "C" fn r3map_server_new(
 
 /// Listens at `host:port` (port 0: one is chosen) or `unix:/path`, and gives the address as a client writes it in a
 /// URL, but for the export's name: `r3map://host:port` or `r3map+unix:///path`, over NBD `nbd://host:port` or
-/// `nbd+unix:///?socket=/path`, over gRPC `grpc://host:port` or `grpc+unix:///path`. The string lives until the server is freed; `url` may be NULL.
+/// `nbd+unix:///?socket=/path`, over gRPC `grpc://host:port` or `grpc+unix:///path`. The string lives until the server
+/// is freed; `url` may be NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn r3map_server_listen(
     server: *mut r3map_server,
