@@ -645,7 +645,8 @@ void r3map_server_options_set_max_connections(r3map_server_options *options, uin
 
 // What the server speaks with its clients: "r3map" (the default), "nbd" for NBD clients of all kinds, or "grpc" as the
 // Go library r3map does, which names no exports: such a server has one.
-void r3map_server_options_set_protocol(r3map_server_options *options, const char *name);
+void r3map_server_options_set_protocol(r3map_server_options *options,
+                                       const char *name);
 
 // Frees options; servers made with them are not touched.
 void r3map_server_options_free(r3map_server_options *options);
