@@ -7,10 +7,27 @@ use url::Url;
 use crate::error::{Code, Error, Result};
 
 /// The schemes this build opens.
-pub const SCHEMES: &[&str] = &["memory", "file", "dir", "r3map", "r3map+unix", "nbd", "nbd+unix"];
+pub const SCHEMES: &[&str] = &[
+    "memory",
+    "file",
+    "dir",
+    "r3map",
+    "r3map+unix",
+    "nbd",
+    "nbd+unix",
+    #[cfg(feature = "tls")]
+    "r3maps",
+    #[cfg(feature = "tls")]
+    "nbds",
+    #[cfg(feature = "tls")]
+    "nbds+unix",
+];
 
 /// The features of the package that a build without them lacks, and the schemes of each.
-const FEATURES: &[(&str, &[&str])] = &[];
+const FEATURES: &[(&str, &[&str])] = &[
+    #[cfg(not(feature = "tls"))]
+    ("tls", &["r3maps", "nbds", "nbds+unix"]),
+];
 
 /// A parsed URL of a backend.
 #[derive(Clone, Debug)]

@@ -331,7 +331,7 @@ fn a_mount_or_an_export_that_is_read_only_refuses_writes() {
     }
     let directory = Directory::new();
     let server = Server::new(ServerOptions::default()).unwrap();
-    server.export("fixed", memory(), &ExportOptions { read_only: true }).unwrap();
+    server.export("fixed", memory(), &ExportOptions { read_only: true, ..ExportOptions::default() }).unwrap();
     let address = server.listen(&format!("unix:{}", directory.file("socket").display())).unwrap();
     let url = format!("{address}?name=fixed");
     let region = open(&url).unwrap();

@@ -11,6 +11,7 @@ use crate::migration::seeder::truth::Truth;
 use crate::migration::source::Event;
 use crate::mount::Mount;
 use crate::mount::seeding::Seeded;
+use crate::options::Credentials;
 use crate::server::{self, Server, ServerOptions};
 use crate::stats::Stats;
 use crate::thread::Process;
@@ -35,6 +36,10 @@ pub struct SeedOptions {
     pub suspend_deadline: Duration,
     /// Keep in this process who has the region, where it cannot be written down beside it.
     pub cache_trust: bool,
+    /// How it proves who it is by TLS, and knows its leechers, where it listens by itself.
+    pub credentials: Credentials,
+    /// For whom it is: names of certificates or tokens. Whoever is let in may take one that names nobody.
+    pub allow: Vec<String>,
     /// Allows plain TCP on an address that is not loopback.
     pub insecure: bool,
     /// Bound of each blocking operation, and of a leecher's absence before the commit; zero waits for ever.
@@ -47,6 +52,8 @@ impl Default for SeedOptions {
             name: "region".to_owned(),
             suspend_deadline: Duration::from_secs(30),
             cache_trust: false,
+            credentials: Credentials::default(),
+            allow: Vec::new(),
             insecure: false,
             deadline: Duration::from_secs(30),
         }
@@ -92,9 +99,14 @@ impl Mount {
 }
 
 fn seed_alone(listen: &str, options: &SeedOptions, mounts: &[Mount]) -> Result<Seeder> {
-    let settings = ServerOptions { insecure: options.insecure, deadline: options.deadline, ..ServerOptions::default() };
+    let settings = ServerOptions {
+        credentials: options.credentials.clone(),
+        insecure: options.insecure,
+        deadline: options.deadline,
+        ..ServerOptions::default()
+    };
     let server = Server::new(settings)?;
-    let driver = server.offer(&options.name, start(mounts, options)?)?;
+    let driver = server.offer(&options.name, start(mounts, options)?, &options.allow)?;
     let url = match server.listen(listen) {
         Ok(url) => server::named(&url, &options.name),
         Err(error) => {

@@ -29,7 +29,7 @@ fn an_export_that_is_not_there_is_not_found_by_name() {
 fn a_read_only_export_refuses_every_change() {
     let server = server();
     let memory = Arc::new(Memory::new(4096).unwrap());
-    server.export("region", memory.clone(), &ExportOptions { read_only: true }).unwrap();
+    server.export("region", memory.clone(), &ExportOptions { read_only: true, ..ExportOptions::default() }).unwrap();
     let url = server.listen("127.0.0.1:0").unwrap();
     let backend = open(&format!("{url}/region")).unwrap();
     assert!(backend.info().read_only);
