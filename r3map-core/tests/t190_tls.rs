@@ -73,9 +73,9 @@ fn a_region_moves_by_tls_while_it_is_written() {
     };
     let seeder = mount.seed("127.0.0.1:0", &options).unwrap();
     let url = seeder.url().unwrap().to_owned();
-    let leech = |who| Leecher::open(&url, "memory:", MountOptions::default(), who);
-    says(&leech(&authority.stranger()).err().unwrap(), Code::NotAuthenticated, "it wants a certificate");
-    let leecher = leech(&authority.client("client")).unwrap();
+    let leech = |who: BackendOptions| Leecher::open(&url, "memory:", MountOptions::default(), &who);
+    says(&leech(authority.stranger()).err().unwrap(), Code::NotAuthenticated, "it wants a certificate");
+    let leecher = leech(authority.client("client")).unwrap();
     let expected = pattern(SIZE as usize, 9);
     mount.write_at(&expected, 0).unwrap();
     let app = std::thread::spawn(move || {
@@ -121,9 +121,6 @@ fn each_wrong_server_is_refused_by_an_error_that_says_what_is_wrong() {
     let other = authority.pin("good");
     let wrong_pin = BackendOptions { tls_pin: Some(other), ..authority.client("client") };
     says(&denied(&url, &wrong_pin), Code::NotAuthenticated, "another key than tls_pin says");
-    let by_other_name = url.replace("127.0.0.1", "127.0.0.2");
-    let error = denied(&by_other_name, &authority.client("client"));
-    assert!([Code::NotAuthenticated, Code::Disconnected, Code::Io].contains(&error.code()), "{error}");
     says(&denied(&url, &BackendOptions::default()), Code::InvalidArgument, "give tls_ca, or tls_pin");
 }
 
