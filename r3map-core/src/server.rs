@@ -228,7 +228,11 @@ impl Server {
     /// The command by which a client shows the export at this URL, with all that it needs: its environment holds a
     /// token, which is a secret. `None` unless the server made certificate and token by itself.
     pub fn client_line(&self, url: &str) -> Option<String> {
-        self.inner.tls.get().and_then(|tls| tls.client_line(url))
+        self.line_for("mount", url)
+    }
+
+    pub(crate) fn line_for(&self, verb: &str, url: &str) -> Option<String> {
+        self.inner.tls.get().and_then(|tls| tls.client_line(verb, url))
     }
 
     /// Offers a backend under a name: 1 to 255 bytes of UTF-8 without NUL, a key and never a path. A name

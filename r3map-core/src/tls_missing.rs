@@ -101,7 +101,7 @@ pub(crate) mod server {
             match *self {}
         }
 
-        pub fn client_line(&self, _: &str) -> Option<String> {
+        pub fn client_line(&self, _: &str, _: &str) -> Option<String> {
             match *self {}
         }
     }

@@ -46,7 +46,9 @@ fn what_nbdkit_serves_by_tls_only_is_read_and_written_by_those_who_are_known() {
     // In plain the server will not have it, and says why.
     let error = denied(&peer.url(), &BackendOptions::default());
     assert!(error.code() == Code::Unsupported && error.message().contains("write nbds://"), "{error}");
-    assert_eq!(denied(&by_tls(&peer), &authority.stranger()).code(), Code::NotAuthenticated);
+    // nbdkit closes without a word.
+    let code = denied(&by_tls(&peer), &authority.stranger()).code();
+    assert!(matches!(code, Code::NotAuthenticated | Code::Disconnected), "{code:?}");
     let wrong = BackendOptions { tls_pin: Some("00".repeat(32)), ..authority.client("client") };
     assert!(denied(&by_tls(&peer), &wrong).message().contains("another key"));
 }

@@ -168,6 +168,15 @@ impl Seeder {
         self.inner.url.as_deref()
     }
 
+    /// The command by which a leecher takes the region, with all that it needs: its environment holds a token, which is
+    /// a secret. `None` unless the seeder made certificate and token by itself.
+    pub fn client_line(&self) -> Option<String> {
+        match &self.inner.place {
+            Place::Own(server) => server.line_for("leech", self.url()?).map(|line| line + " LOCAL"),
+            Place::Shared(..) => None,
+        }
+    }
+
     /// The event after number `after` (0 for the first of all), waiting for it at most `timeout` (zero: for ever).
     /// Each has the next number, and none is left out for who keeps up: the newest 1024 are kept, and who asks for an
     /// older one gets the oldest of them. After the last event of a closed seeder: `closed`.

@@ -141,10 +141,14 @@ impl ServerTls {
         }
     }
 
-    /// The command that shows an export, where all that it needs was made here.
-    pub fn client_line(&self, url: &str) -> Option<String> {
+    /// The command that does this with an export, where all that it needs was made here.
+    pub fn client_line(&self, verb: &str, url: &str) -> Option<String> {
         let token = self.made.as_ref()?.reveal();
-        Some(format!("R3MAP_TOKEN={token} r3map mount --tls-pin {} {url}", hex(&self.proof().pin)))
+        // A server that listens at every address is reached by this host's name.
+        let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let here = format!("//{}:", host.trim());
+        let url = url.replacen("//0.0.0.0:", &here, 1).replacen("//[::]:", &here, 1);
+        Some(format!("R3MAP_TOKEN={token} r3map {verb} --tls-pin {} {url}", hex(&self.proof().pin)))
     }
 }
 

