@@ -181,10 +181,6 @@ pub fn percent_encode(text: &str) -> String {
 
 /// The error for a scheme that this build does not open.
 pub fn unknown_scheme(scheme: &str) -> Error {
-    if let "nbds" | "nbds+unix" = scheme {
-        let message = format!("{scheme}: NBD is spoken without TLS only: use a UNIX socket or an encrypted tunnel");
-        return Error::new(Code::Unsupported, message);
-    }
     if let Some((feature, _)) = FEATURES.iter().find(|(_, schemes)| schemes.contains(&scheme)) {
         let message = format!("{scheme}: this r3map was built without it: build it with the feature {feature:?}");
         return Error::new(Code::Unsupported, message);
