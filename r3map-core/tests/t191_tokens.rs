@@ -1,12 +1,16 @@
 //! 191: tokens: a client that shows no certificate is known by a secret that is said only inside verified TLS; and a
 //! server that is given nothing makes what it needs.
 
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use r3map_core::backend::memory::Memory;
 use r3map_core::server::named;
+use r3map_core::wire::greeting::decode_error;
+use r3map_core::wire::{Header, Hello, Kind};
 use r3map_core::{BackendOptions, Code, Credentials, ExportOptions, Server, ServerOptions, log};
 
 mod authority;
@@ -70,6 +74,66 @@ fn a_client_is_known_by_its_token_and_exports_are_for_the_names_of_tokens() {
     std::fs::write(&file, format!("ann:{ANN}\ncid:cid-0123456789abcdef\n")).unwrap();
     open(&named(&url, "open"), &with_token(stranger.clone(), "cid-0123456789abcdef")).unwrap();
     assert_eq!(denied(&named(&url, "open"), &with_token(stranger, BEN)).code(), Code::NotAuthenticated);
+}
+
+/// What the server answers to this inside TLS, before it ends the connection.
+fn said_by_openssl(authority: &Authority, url: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut client = Command::new("openssl")
+        .args(["s_client", "-quiet", "-connect", url.trim_start_matches("r3maps://"), "-CAfile"])
+        .arg(authority.file("ca-cert"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("openssl: see scripts/setup");
+    let mut input = client.stdin.take().unwrap();
+    input.write_all(bytes).unwrap();
+    // Its input stays open, so that it is the server who ends it.
+    let mut answer = Vec::new();
+    client.stdout.take().unwrap().read_to_end(&mut answer).unwrap();
+    drop(input);
+    client.wait().unwrap();
+    answer
+}
+
+#[test]
+fn whatever_is_said_without_a_token_is_answered_by_not_authenticated_alone() {
+    let authority = Authority::new();
+    let credentials = Credentials { tls_ca: None, token: Some(ANN.into()), ..authority.server() };
+    let (_server, url) = serve(credentials, "127.0.0.1:0");
+    let ann = open(&named(&url, "open"), &with_token(authority.stranger(), ANN)).unwrap();
+    ann.write_at(b"untouched", 0).unwrap();
+    let hello = |export: &str| {
+        let hello = Hello {
+            versions: (1, 1),
+            features: 0,
+            session: None,
+            client: [7; 16],
+            generation: 1,
+            role: 0,
+            write: true,
+            export: export.to_owned(),
+            display: "stranger".to_owned(),
+        };
+        let payload = hello.encode();
+        [&Header::new(Kind::Hello, 1).with_payload(&payload).encode()[..], &payload].concat()
+    };
+    let frame = |kind| Header::new(kind, 1).about(0, 4096).encode().to_vec();
+    let frames = [Kind::Track, Kind::Sync, Kind::Close, Kind::Zero, Kind::Claim, Kind::Read].map(frame);
+    let long = [b'x'; 200].to_vec();
+    let mut answers = Vec::new();
+    for bytes in frames.into_iter().chain([hello("open"), hello("nothing"), hello("../../etc/passwd"), long]) {
+        let answer = said_by_openssl(&authority, &url, &bytes);
+        let header = Header::decode(answer.first_chunk().unwrap()).unwrap();
+        let error = decode_error(&header, &answer[48..]);
+        assert_eq!((header.kind, error.code()), (Kind::Error, Code::NotAuthenticated), "{error}");
+        answers.push(answer);
+    }
+    answers.dedup();
+    assert_eq!(answers.len(), 1, "answers differ by what was asked");
+    let mut found = [0; 9];
+    ann.read_at(&mut found, 0).unwrap();
+    assert_eq!(&found, b"untouched");
 }
 
 #[test]

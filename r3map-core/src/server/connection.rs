@@ -15,6 +15,7 @@ use crate::cancel::deadline_in;
 use crate::error::{Code, Error, Result};
 use crate::migration::seeder::peers::Peer;
 use crate::thread;
+use crate::tls::server::ServerTls;
 use crate::wire::channel::{Channel, Packet, Payload};
 use crate::wire::greeting::Moving;
 use crate::wire::header::{SYNCED, ZEROES};
@@ -110,7 +111,13 @@ pub(super) enum Farewell {
 fn read_hello(guest: &Guest, incoming: &mut Incoming, deadline: Instant) -> Result<Option<(u64, Hello, Caller)>> {
     let channel = &guest.channel;
     let mut caller = guest.tls.as_ref().map_or(Ok(Caller::Anyone), |tls| tls.begin(channel, deadline))?;
-    let Some(mut header) = incoming.header(channel, Some(deadline), GREETING_TIME)? else { return Ok(None) };
+    let unknown = |tls: &ServerTls| Error::new(Code::NotAuthenticated, tls.demands());
+    let first = match (incoming.header(channel, Some(deadline), GREETING_TIME), &guest.tls) {
+        // Even what is wrong with a frame is nobody's business yet.
+        (Err(_), Some(tls)) if caller == Caller::Unknown => Err(unknown(tls)),
+        (first, _) => first,
+    };
+    let Some(mut header) = first? else { return Ok(None) };
     if header.kind == Kind::Token {
         let mut token = Buffer::new(header.payload as usize);
         incoming.payload(channel, &header, &mut token)?;
@@ -120,7 +127,7 @@ fn read_hello(guest: &Guest, incoming: &mut Incoming, deadline: Instant) -> Resu
         header = next;
     }
     if let (Caller::Unknown, Some(tls)) = (&caller, &guest.tls) {
-        return Err(Error::new(Code::NotAuthenticated, tls.demands()));
+        return Err(unknown(tls));
     }
     if header.kind != Kind::Hello {
         return Err(Error::new(
