@@ -22,8 +22,8 @@ const DAYS: i64 = 825;
 
 /// Makes `ca`, `server` and `client` certificates and keys in a directory: `ca-cert.pem`, `ca-key.pem` and so on, as
 /// nbdkit and libnbd look for them too. The server's is for `names` (host names or addresses), the client's for
-/// `client`. An authority that was made here before is used again, so that single certificates are renewed by moving
-/// the old ones away. No file is overwritten.
+/// `client`. Where the authority was made here before only what is missing is made, so that a certificate is renewed by
+/// moving the old one and its key away. No file is overwritten.
 pub fn keygen(directory: &Path, names: &[String], client: &str) -> Result<()> {
     let path = |file: &str| directory.join(format!("{file}.pem"));
     fs::DirBuilder::new()
@@ -31,13 +31,21 @@ pub fn keygen(directory: &Path, names: &[String], client: &str) -> Result<()> {
         .mode(0o700)
         .create(directory)
         .map_err(|error| Error::io(format!("keygen: make {}", directory.display()), error))?;
-    let renews = path("ca-cert").exists() && path("ca-key").exists();
-    let new: &[&str] = if renews { &["server", "client"] } else { &["ca", "server", "client"] };
-    for file in new.iter().flat_map(|who| [path(&format!("{who}-cert")), path(&format!("{who}-key"))]) {
-        if file.exists() {
-            let message = format!("keygen: {} is there already: move it away to have a new one", file.display());
-            return Err(Error::new(Code::Busy, message));
+    let is_there = |who: &str| {
+        let [cert, key] = [format!("{who}-cert"), format!("{who}-key")].map(|file| path(&file));
+        match (cert.exists(), key.exists()) {
+            (true, false) | (false, true) => {
+                let message = format!("keygen: of {} and {} one is missing", cert.display(), key.display());
+                Err(Error::new(Code::Busy, message))
+            }
+            (found, _) => Ok(found),
         }
+    };
+    let (renews, has_server, has_client) = (is_there("ca")?, is_there("server")?, is_there("client")?);
+    if has_server && has_client || !renews && (has_server || has_client) {
+        let there = path(if has_server { "server-cert" } else { "client-cert" });
+        let message = format!("keygen: {} is there already: move it away to have a new one", there.display());
+        return Err(Error::new(Code::Busy, message));
     }
     let key = if renews {
         let text = fs::read_to_string(path("ca-key")).map_err(|error| Error::io("keygen: read ca-key.pem", error))?;
@@ -52,10 +60,13 @@ pub fn keygen(directory: &Path, names: &[String], client: &str) -> Result<()> {
         store(&path("ca-cert"), &certificate.pem())?;
     }
     let issuer = Issuer::from_params(&params, key);
-    for (who, names, usage) in [
-        ("server", names.to_vec(), ExtendedKeyUsagePurpose::ServerAuth),
-        ("client", vec![client.to_owned()], ExtendedKeyUsagePurpose::ClientAuth),
+    for (who, has_it, names, usage) in [
+        ("server", has_server, names.to_vec(), ExtendedKeyUsagePurpose::ServerAuth),
+        ("client", has_client, vec![client.to_owned()], ExtendedKeyUsagePurpose::ClientAuth),
     ] {
+        if has_it {
+            continue;
+        }
         let key = KeyPair::generate().map_err(failed)?;
         let certificate = leaf(names, DAYS, usage)?.signed_by(&key, &issuer).map_err(failed)?;
         store(&path(&format!("{who}-key")), &key.serialize_pem())?;
