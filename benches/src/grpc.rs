@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use r3map_core::copy::Copy;
-use r3map_core::server::named;
+use r3map_core::server::located;
 use r3map_core::{Backend, BackendOptions, ExportOptions, Protocol, Server, ServerOptions, backend};
 
 use crate::{Directory, Measured, speed, time};
@@ -57,7 +57,7 @@ pub fn server_process(protocol: &str) {
     let server = Server::new(options).unwrap();
     let memory = backend::open(&format!("memory:?size={SIZE}"), &BackendOptions::default()).unwrap();
     server.export("region", memory, &ExportOptions::default()).unwrap();
-    println!("{}", named(&server.listen("127.0.0.1:0").unwrap(), "region", SIZE));
+    println!("{}", located(&server.listen("127.0.0.1:0").unwrap(), "region", SIZE));
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
 }
 

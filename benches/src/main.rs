@@ -17,6 +17,7 @@ mod nbd;
 mod nbd_wire;
 mod slice;
 mod state;
+mod tls;
 
 /// What a figure should be.
 pub enum Goal {
@@ -84,6 +85,7 @@ const FIGURES: &[Figure] = &[
     Figure { name: "copy: nbd -> memory / nbdcopy", goal: Goal::AtLeast(0.9), measure: nbd_wire::client },
     Figure { name: "grpc: server / Go's grpc, 256 KiB", goal: Goal::AtLeast(1.5), measure: grpc::server },
     Figure { name: "native / grpc, 256 KiB", goal: Goal::AtLeast(1.3), measure: grpc::native },
+    Figure { name: "tls: 1 GiB tcp -> memory / in plain", goal: Goal::AtLeast(0.5), measure: tls::copied },
     Figure { name: "state: KiB a GiB", goal: Goal::AtMost(160.0), measure: state::size },
     Figure { name: "open: 1 TiB / 1 GiB", goal: Goal::AtMost(1.2), measure: state::open },
 ];

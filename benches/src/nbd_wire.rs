@@ -69,13 +69,12 @@ impl Servers {
         let server = Server::new(ServerOptions { protocol: Protocol::Nbd, ..ServerOptions::default() }).unwrap();
         server.export("region", source, &ExportOptions::default()).unwrap();
         let address = server.listen(&format!("unix:{}", directory.path().join("ours").display())).unwrap();
-        let ours = named(&address, "region", size);
         let (size, allocator) = (size.to_string(), "allocator=malloc");
         let nbdkit = Peer::start(&directory, "nbdkit", &["nbdkit", "-f", "-U", "SOCKET", "memory", &size, allocator]);
         let qemu = ["qemu-nbd", "-t", "-e", "16", "-f", "raw", "--cache=writeback", "-k", "SOCKET", file];
         let qemu = Peer::start(&directory, "qemu", &qemu);
         run(&["nbdcopy", file, &nbdkit.url]);
-        Ok(Servers { _server: server, ours, nbdkit, qemu, _directory: directory })
+        Ok(Servers { _server: server, ours: named(&address, "region"), nbdkit, qemu, _directory: directory })
     }
 
     fn peers(&self) -> [&str; 2] {

@@ -27,6 +27,12 @@ pub const SCHEMES: &[&str] = &[
     "panrpc",
     #[cfg(feature = "panrpc")]
     "panrpc+unix",
+    #[cfg(feature = "tls")]
+    "r3maps",
+    #[cfg(feature = "tls")]
+    "nbds",
+    #[cfg(feature = "tls")]
+    "nbds+unix",
 ];
 
 /// The features of the package that a build without them lacks, and the schemes of each.
@@ -37,6 +43,8 @@ const FEATURES: &[(&str, &[&str])] = &[
     ("frpc", &["frpc", "frpc+unix"]),
     #[cfg(not(feature = "panrpc"))]
     ("panrpc", &["panrpc", "panrpc+unix"]),
+    #[cfg(not(feature = "tls"))]
+    ("tls", &["r3maps", "nbds", "nbds+unix"]),
 ];
 
 /// A parsed URL of a backend.
@@ -191,10 +199,6 @@ pub fn percent_encode(text: &str) -> String {
 
 /// The error for a scheme that this build does not open.
 pub fn unknown_scheme(scheme: &str) -> Error {
-    if let "nbds" | "nbds+unix" = scheme {
-        let message = format!("{scheme}: NBD is spoken without TLS only: use a UNIX socket or an encrypted tunnel");
-        return Error::new(Code::Unsupported, message);
-    }
     if let Some((feature, _)) = FEATURES.iter().find(|(_, schemes)| schemes.contains(&scheme)) {
         let message = format!("{scheme}: this r3map was built without it: build it with the feature {feature:?}");
         return Error::new(Code::Unsupported, message);

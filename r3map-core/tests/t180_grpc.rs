@@ -79,7 +79,8 @@ fn grpcio_reads_and_writes_what_we_serve() {
     let ours = Ours::new(GRPC, memory(ODD));
     succeeds(&mut peer(&["client", ours.address(), &ODD.to_string()]));
     ours.server.close().unwrap();
-    let read_only = Ours::with(GRPC, memory(ODD), &ExportOptions { read_only: true }, "127.0.0.1:0");
+    let read_only =
+        Ours::with(GRPC, memory(ODD), &ExportOptions { read_only: true, ..ExportOptions::default() }, "127.0.0.1:0");
     succeeds(&mut peer(&["refused", read_only.address(), "FAILED_PRECONDITION", "read-only"]));
     let busy = Ours::new(GRPC, memory(ODD));
     let writer = open(&busy.tcp).unwrap();

@@ -155,11 +155,10 @@ impl Ours {
     pub fn with(backend: Arc<dyn Backend>, options: ServerOptions, export: &ExportOptions) -> Ours {
         let directory = Directory::new();
         let server = Server::new(ServerOptions { protocol: Protocol::Nbd, ..options }).unwrap();
-        let size = backend.info().size;
         server.export("region", backend, export).unwrap();
         let unix = server.listen(&format!("unix:{}", directory.file("socket").display())).unwrap();
         let tcp = server.listen("127.0.0.1:0").unwrap();
-        Ours { unix: named(&unix, "region", size), tcp: named(&tcp, "region", size), server, directory }
+        Ours { unix: named(&unix, "region"), tcp: named(&tcp, "region"), server, directory }
     }
 
     pub fn file(&self, name: &str) -> PathBuf {

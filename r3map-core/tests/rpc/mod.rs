@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use r3map_core::backend::memory::Memory;
 use r3map_core::backend::{self, Completion, Operation, Priority, Reply, Request};
 use r3map_core::buffer::Buffer;
-use r3map_core::server::named;
+use r3map_core::server::located;
 use r3map_core::{Backend, BackendOptions, Code, Error, ExportOptions, Protocol, Result, Server, ServerOptions};
 
 use crate::backends::{Random, Scratch, all, read};
@@ -57,7 +57,7 @@ impl Ours {
         server.export("region", backend, export).unwrap();
         let unix = server.listen(&format!("unix:{}/socket", scratch.path().display())).unwrap();
         let tcp = server.listen(listen).unwrap();
-        let (unix, tcp) = (named(&unix, "region", size), named(&tcp, "region", size));
+        let (unix, tcp) = (located(&unix, "region", size), located(&tcp, "region", size));
         Ours { server, unix, tcp, _scratch: scratch }
     }
 
@@ -141,7 +141,12 @@ pub fn has_one_writer(protocol: Protocol) {
     one.close().unwrap();
     drop(one);
     eventually("the lease is free", || two.write_at(b"two", 0).is_ok());
-    let read_only = Ours::with(protocol, memory(ODD), &ExportOptions { read_only: true }, "127.0.0.1:0");
+    let read_only = Ours::with(
+        protocol,
+        memory(ODD),
+        &ExportOptions { read_only: true, ..ExportOptions::default() },
+        "127.0.0.1:0",
+    );
     let backend = open(&read_only.unix).unwrap();
     let error = backend.write_at(b"x", 0).unwrap_err();
     assert!(error.message().contains("read-only"), "{error:?}");
@@ -205,7 +210,7 @@ pub fn refuses_what_cannot_be(protocol: Protocol) {
     let error = ours.server.export("other", memory(1), &ExportOptions::default()).unwrap_err();
     assert_eq!(error.code(), Code::Unsupported, "{error:?}");
     let empty = Server::new(ServerOptions { protocol, ..ServerOptions::default() }).unwrap();
-    let url = named(&empty.listen("127.0.0.1:0").unwrap(), "", 1);
+    let url = located(&empty.listen("127.0.0.1:0").unwrap(), "", 1);
     assert!(refused(&url).message().contains("nothing is exported"));
     // A region that is shorter than the URL says.
     let longer = open(&format!("{name}://{address}?size={}", ODD * 2)).unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Ask, Caller, MOST_AT_ONCE};
 use crate::buffer::Buffer;
 use crate::error::{Code, Error, Result};
-use crate::server::{Inner, Working};
+use crate::server::{Guest, Working};
 use crate::wire::channel::{Channel, Packet, Payload};
 use crate::wire::frpc::operations::{PING, PONG, READ_AT, SYNC, WRITE_AT};
 use crate::wire::frpc::{AROUND, Fields, HEAD, Head, Message};
@@ -16,10 +16,11 @@ use crate::wire::incoming::Incoming;
 const GOODBYE_TIME: Duration = Duration::from_secs(1);
 
 /// Serves a connection to its end. One that is not admitted is told the reason when it asks.
-pub fn serve(server: &Arc<Inner>, channel: &Arc<Channel>, admitted: Result<()>) {
+pub(in crate::server) fn serve(guest: &Guest) {
+    let (server, channel) = (&guest.inner, &guest.channel);
     let outcome = Caller::new(server, channel, true).and_then(|caller| {
         let working = Working::begin(server)?;
-        let outcome = take_requests(&caller, channel, server.options.deadline, admitted);
+        let outcome = take_requests(guest, &caller);
         caller.finish(working);
         outcome
     });
@@ -29,7 +30,9 @@ pub fn serve(server: &Arc<Inner>, channel: &Arc<Channel>, admitted: Result<()>) 
     channel.linger(GOODBYE_TIME);
 }
 
-fn take_requests(caller: &Arc<Caller>, channel: &Arc<Channel>, deadline: Duration, admitted: Result<()>) -> Result<()> {
+fn take_requests(guest: &Guest, caller: &Arc<Caller>) -> Result<()> {
+    let Guest { inner, channel, admitted, .. } = guest;
+    let deadline = inner.options.deadline;
     let mut incoming = Incoming::new();
     loop {
         caller.wait_for_room()?;
@@ -52,7 +55,8 @@ fn take_requests(caller: &Arc<Caller>, channel: &Arc<Channel>, deadline: Duratio
             other => return Err(Error::new(Code::Unsupported, format!("the client asks for operation {other}"))),
         };
         drop(message);
-        if let Err(error) = &admitted {
+        guest.greeted();
+        if let Err(error) = admitted {
             return answer(channel, head, 0, Err(error.clone()));
         }
         let written = if let Ask::Write { data, .. } = &ask { data.len() } else { 0 };

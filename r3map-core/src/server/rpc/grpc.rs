@@ -21,7 +21,7 @@ use crate::backend::{Operation, Reply};
 use crate::buffer::Buffer;
 use crate::cancel::deadline_in;
 use crate::error::{Code, Error, Result};
-use crate::server::{Inner, Working};
+use crate::server::{Guest, Working};
 use crate::wire::channel::Channel;
 use crate::wire::grpc::backend::backend_server::{Backend, BackendServer};
 use crate::wire::grpc::backend::{ReadAtArgs, ReadAtReply, SyncArgs, SyncReply, WriteAtArgs, WriteAtReply};
@@ -42,14 +42,16 @@ const MOST_STREAMS: u32 = 256;
 const AROUND: usize = 64;
 
 /// Serves a connection to its end. One that is not admitted is told the reason when it asks.
-pub fn serve(server: &Arc<Inner>, channel: &Arc<Channel>, admitted: Result<()>) {
-    if let Err(error) = run(server, channel, admitted) {
+pub(in crate::server) fn serve(guest: &Guest) {
+    if let Err(error) = run(guest) {
         tracing::debug!(%error, "a gRPC connection ended");
     }
 }
 
-fn run(server: &Arc<Inner>, channel: &Arc<Channel>, admitted: Result<()>) -> Result<()> {
+fn run(guest: &Guest) -> Result<()> {
+    let Guest { inner: server, channel, admitted, .. } = guest;
     channel.wait(true, deadline_in(GREETING_TIME))?;
+    guest.greeted();
     let failed = |error| Error::io("prepare a connection", error);
     let socket = channel.socket().try_clone().map_err(failed)?;
     let caller = Caller::new(server, channel, false)?;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Ask, Caller, MOST_AT_ONCE};
 use crate::buffer::Buffer;
 use crate::error::{Code, Error, Result};
-use crate::server::{Inner, Working};
+use crate::server::{Guest, Working};
 use crate::wire::channel::{Channel, Packet, Payload};
 use crate::wire::incoming::Incoming;
 use crate::wire::panrpc::{Line, bytes, bytes_of, line_length, number_of};
@@ -17,10 +17,11 @@ use crate::wire::panrpc::{Line, bytes, bytes_of, line_length, number_of};
 const GOODBYE_TIME: Duration = Duration::from_secs(1);
 
 /// Serves a connection to its end. One that is not admitted is told the reason when it asks.
-pub fn serve(server: &Arc<Inner>, channel: &Arc<Channel>, admitted: Result<()>) {
+pub(in crate::server) fn serve(guest: &Guest) {
+    let (server, channel) = (&guest.inner, &guest.channel);
     let outcome = Caller::new(server, channel, true).and_then(|caller| {
         let working = Working::begin(server)?;
-        let outcome = take_requests(&caller, channel, server.options.deadline, admitted);
+        let outcome = take_requests(guest, &caller);
         caller.finish(working);
         outcome
     });
@@ -30,7 +31,9 @@ pub fn serve(server: &Arc<Inner>, channel: &Arc<Channel>, admitted: Result<()>) 
     channel.linger(GOODBYE_TIME);
 }
 
-fn take_requests(caller: &Arc<Caller>, channel: &Arc<Channel>, deadline: Duration, admitted: Result<()>) -> Result<()> {
+fn take_requests(guest: &Guest, caller: &Arc<Caller>) -> Result<()> {
+    let Guest { inner, channel, admitted, .. } = guest;
+    let deadline = inner.options.deadline;
     let (mut incoming, most) = (Incoming::new(), line_length(MOST_AT_ONCE as usize));
     loop {
         caller.wait_for_room()?;
@@ -41,7 +44,8 @@ fn take_requests(caller: &Arc<Caller>, channel: &Arc<Channel>, deadline: Duratio
             Line::Response { .. } => continue,
         };
         drop(line);
-        if let Err(error) = &admitted {
+        guest.greeted();
+        if let Err(error) = admitted {
             return send(channel, call, Err(error.clone()));
         }
         let (ask, written) = match function.as_str() {
