@@ -65,7 +65,7 @@ impl Nbd {
             "nbds" | "nbds+unix" => Some(ClientTls::new(options, &host, Above::Nbd).map_err(|e| e.context(url))?),
             _ => check_options(url, options).map(|()| None)?,
         };
-        let way = Way { address, insecure: options.insecure || tls.is_some(), tls };
+        let way = Way { address, insecure: options.insecure || tls.is_some(), tls: tls.map(Box::new) };
         let export = location.name()?;
         handshake::text(export.as_bytes()).map_err(|error| error.context(format!("{url}: name of the export")))?;
         let client = Client::start(url, way, &export).map_err(|error| error.context(url))?;

@@ -86,7 +86,7 @@ fn route(location: &Location, options: &BackendOptions) -> Result<(Route, String
     };
     // Nobody in between reads what is encrypted.
     let insecure = options.insecure || tls.is_some();
-    Ok((Route::Address(Way { address, insecure, tls }), export))
+    Ok((Route::Address(Way { address, insecure, tls: tls.map(Box::new) }), export))
 }
 
 /// Options that need TLS are refused where it is not spoken.

@@ -61,7 +61,7 @@ impl Client {
     pub fn start(url: &str, way: Way, export: &str) -> Result<Arc<Client>> {
         let deadline = Instant::now() + GREETING_TIME;
         let socket = socket::connect(&way.address, way.insecure, deadline)?;
-        let (connected, agreed) = greet(socket, export, way.tls.as_ref(), deadline)?;
+        let (connected, agreed) = greet(socket, export, way.tls.as_deref(), deadline)?;
         let offered = |flag| agreed.flags & flag != 0;
         let info = Info {
             local: false,
@@ -292,7 +292,7 @@ impl Client {
                 Code::PermissionDenied => Absence::Refused(error),
                 _ => Absence::Away(error),
             })?;
-        let greeted = greet(socket, &self.export, self.way.tls.as_ref(), deadline);
+        let greeted = greet(socket, &self.export, self.way.tls.as_deref(), deadline);
         let (connected, agreed) = greeted.map_err(away_or_refused)?;
         if agreed != self.agreed {
             let (now, then) = (agreed, self.agreed);

@@ -45,7 +45,7 @@ pub struct Way {
     /// Whether TCP to another host is allowed: it is encrypted, or was asked for in plain.
     pub insecure: bool,
     /// How TLS begins, where it does.
-    pub tls: Option<ClientTls>,
+    pub tls: Option<Box<ClientTls>>,
 }
 
 /// A client of one export.
@@ -98,7 +98,7 @@ impl Client {
             Route::Address(way) => (socket::connect(&way.address, way.insecure, deadline), Some(way)),
         };
         let greeted = socket.and_then(|socket| {
-            let tls = way.as_ref().and_then(|way| way.tls.as_ref());
+            let tls = way.as_ref().and_then(|way| way.tls.as_deref());
             let (connected, welcome) = greet(socket, &hello, tls, deadline)?;
             Ok((Some(connected), welcome?))
         });
@@ -232,7 +232,7 @@ impl Client {
             Code::PermissionDenied => Absence::Refused(error),
             _ => Absence::Away(error),
         })?;
-        let greeted = greet(socket, &hello, tls.as_ref(), deadline).map_err(|error| match error.code() {
+        let greeted = greet(socket, &hello, tls.as_deref(), deadline).map_err(|error| match error.code() {
             Code::InvalidArgument | Code::Unsupported | Code::NotAuthenticated => Absence::Refused(error),
             _ => Absence::Away(error),
         });
