@@ -359,7 +359,11 @@ impl Session {
             let What { verb, offset, length, .. } = what;
             tracing::warn!(region = self.name, verb, offset, length, %error, more, "fuse: a request failed");
         }
-        error.errno()
+        match error.code() {
+            // Programs know EIO of a file, and take ENOTCONN for the end of the filesystem.
+            Code::Timeout | Code::Disconnected => libc::EIO,
+            _ => error.errno(),
+        }
     }
 }
 
