@@ -244,7 +244,7 @@ impl Backend for Managed {
         }
         let (waiter, wait) = self.waiter();
         self.region.read(Buffer::new(buffer.len()), offset, wait, self.ahead.clone());
-        match waiter.wait(&self.limit(), "read")?? {
+        match waiter.wait(&self.limit().and_a_moment(), "read")?? {
             Reply::Data(data) => buffer.copy_from_slice(&data),
             _ => return Err(backend::short_reply(&self.info)),
         }
@@ -258,7 +258,7 @@ impl Backend for Managed {
         }
         let (waiter, wait) = self.waiter();
         self.region.write(Buffer::copy_of(data), offset, wait, self.ahead.clone());
-        waiter.wait(&self.limit(), "write")?.map(drop)
+        waiter.wait(&self.limit().and_a_moment(), "write")?.map(drop)
     }
 
     fn sync(&self) -> Result<()> {
