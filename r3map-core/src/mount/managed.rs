@@ -197,7 +197,8 @@ impl Managed {
         if self.info.read_only {
             return Ok(());
         }
-        self.push_all(limit)?;
+        // What failed stays dirty: the next sync may bring it there.
+        self.push_all(limit).map_err(|error| error.with_retryable(true))?;
         if let Some(own) = &self.own {
             self.check_door()?;
             return own.place.sync();
