@@ -76,6 +76,8 @@ fn take_in(shared: &Shared, direction: Direction, connection: u64, mut from: &St
             Ok(count) => count,
         };
         shared.wait_while_stalled(connection);
+        // They may have changed while nothing came.
+        let conditions = shared.conditions();
         let swallowed = shared.swallows();
         let (fault, piece) = shared.meet(direction, &mut bytes[..count]);
         let left = shared.pace(direction, piece, &conditions);

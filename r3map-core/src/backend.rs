@@ -331,8 +331,9 @@ fn later(deadline: Option<Instant>, pause: Duration) -> bool {
 }
 
 /// Submits one operation and waits for its reply within `limit`. When the limit is reached first, the
-/// operation may still take effect.
+/// operation may still take effect; where it was reached before, nothing is submitted.
 pub fn call(backend: &Arc<dyn Backend>, operation: Operation, limit: &Limit, what: &str) -> Result<Reply> {
+    limit.check(what)?;
     let (waiter, notifier) = Waiter::new();
     backend.clone().submit(Request {
         operation,
@@ -394,6 +395,7 @@ fn pipeline<P>(
     what: &str,
     mut take: impl FnMut(P, Reply) -> Result<()>,
 ) -> Result<()> {
+    limit.check(what)?;
     let most = backend.info().concurrency.max(1) as usize;
     let mut flight = std::collections::VecDeque::new();
     loop {

@@ -105,7 +105,8 @@ impl Place {
 fn outlives_its_server(mut server: ServerProcess, place: &Place, mode: Mode, device: Option<Kind>) {
     let choice = match device {
         Some(Kind::Userfaultfd) => DeviceChoice::Userfaultfd,
-        Some(_) => DeviceChoice::Fuse,
+        Some(Kind::Fuse) => DeviceChoice::Fuse,
+        Some(Kind::Nbd) => DeviceChoice::Nbd(None),
         None => DeviceChoice::Auto,
     };
     let options = Mount::options().mode(mode).device(choice);
@@ -166,6 +167,15 @@ fn a_managed_file_of_fuse_goes_on_while_its_server_is_killed_and_started_again()
     }
     let place = Place::new();
     outlives_its_server(place.unix(), &place, Mode::Managed, Some(Kind::Fuse));
+}
+
+#[test]
+fn a_managed_block_device_goes_on_while_its_server_is_killed_and_started_again() {
+    if let Err(error) = Kind::Nbd.probe() {
+        return skip::leave_to_guest(error);
+    }
+    let place = Place::new();
+    outlives_its_server(place.unix(), &place, Mode::Managed, Some(Kind::Nbd));
 }
 
 #[test]

@@ -310,20 +310,23 @@ impl Device for Nbd {
         let started = thread::spawn("r3map-nbd-flush", move || {
             // Held across the fsync: of two at once the kernel tells only one.
             let mut lost = lost.lock().unwrap_or_else(|e| e.into_inner());
-            if lost.is_none() {
-                let error = file.sync_all().err().map(|error| Error::io("fsync", error));
-                *lost = error.map(|error| service.care.latest_failure().unwrap_or(error));
+            let failed = if lost.is_none() { file.sync_all().err() } else { None };
+            let passing = failed.as_ref().and_then(|_| service.care.passing_failure());
+            if let Some(error) = failed.filter(|_| passing.is_none()) {
+                *lost = Some(service.care.latest_failure().unwrap_or_else(|| Error::io("fsync", error)));
             }
             drop(file);
-            notifier.notify(lost.clone());
+            notifier.notify((passing, lost.clone()));
         });
         started.map_err(|error| Error::io("start the thread r3map-nbd-flush", error))?;
-        match waiter.wait(limit, "flush")? {
-            None => Ok(()),
-            Some(cause) => {
-                let what = format!("flush {}: writes to it were lost", self.candidate.path.display());
-                Err(cause.context(what).with_retryable(false))
-            }
+        let what = format!("flush {}", self.candidate.path.display());
+        let flushed = waiter
+            .wait(&limit.and_a_moment(), "wait for the kernel")
+            .map_err(|error| error.context(format!("{what} of {}", self.service.region.info().name)));
+        match flushed? {
+            (None, None) => Ok(()),
+            (Some(passing), _) => Err(passing.context(what)),
+            (_, Some(lost)) => Err(lost.context(format!("{what}: writes to it were lost")).with_retryable(false)),
         }
     }
 

@@ -111,7 +111,6 @@ pub struct Userfaultfd {
     served: Arc<Served>,
     /// The same region as handles read and write it.
     front: Arc<dyn Backend>,
-    stop: Arc<EventFd>,
     handler: Mutex<Option<JoinHandle<()>>>,
     size: usize,
 }
@@ -126,6 +125,8 @@ struct Served {
     poisoned: Mutex<Vec<(u64, Instant)>>,
     /// Nobody may touch the mapping any more.
     ended: AtomicBool,
+    /// Tells the serving thread of pages that are a SIGBUS for a while, and of the end.
+    told: EventFd,
 }
 
 /// Attaches a slice to a region that keeps its pages in a file in memory.
@@ -145,17 +146,15 @@ pub fn attach(region: Arc<dyn Paged>, user_mode: bool, how: &Attach) -> Result<A
     descriptor
         .register(mapping.address_of(0), length as u64, writes.are_found())
         .map_err(|error| Error::io("register a slice with userfaultfd", error))?;
-    let served =
-        Arc::new(Served { region, descriptor, writes, mapping, poisoned: Mutex::default(), ended: false.into() });
-    let stop = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+    let told = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
         .map_err(|errno| Error::io("make an eventfd", errno.into()))?;
-    let stop = Arc::new(stop);
+    let (poisoned, ended) = (Mutex::default(), AtomicBool::new(false));
+    let served = Arc::new(Served { region, descriptor, writes, mapping, poisoned, ended, told });
     served.pages().set_window(Some(served.clone()));
-    let handler = served.begin(&stop).inspect_err(|_| served.pages().set_window(None))?;
+    let handler = served.begin().inspect_err(|_| served.pages().set_window(None))?;
     Ok(Arc::new(Userfaultfd {
         front: served.region.clone(),
         served,
-        stop,
         handler: Mutex::new(Some(handler)),
         size: size as usize,
     }))
@@ -167,16 +166,16 @@ impl Served {
     }
 
     /// Opens what is here and starts taking faults.
-    fn begin(self: &Arc<Self>, stop: &Arc<EventFd>) -> Result<JoinHandle<()>> {
+    fn begin(self: &Arc<Self>) -> Result<JoinHandle<()>> {
         self.settle();
         self.open_stored(0..self.pages().states().pages())?;
-        let (served, stop) = (self.clone(), stop.clone());
-        let handler = thread::spawn("r3map-faults", move || served.serve(&stop));
+        let served = self.clone();
+        let handler = thread::spawn("r3map-faults", move || served.serve());
         handler.map_err(|error| Error::io("start the thread that serves faults", error))
     }
 
-    /// Takes faults until told to stop.
-    fn serve(self: &Arc<Self>, stop: &EventFd) {
+    /// Takes faults until the end.
+    fn serve(self: &Arc<Self>) {
         let mut messages = [Message::default(); BATCH];
         let mut scratch = Buffer::zeroed(PAGE as usize);
         loop {
@@ -184,7 +183,7 @@ impl Served {
             let faults = unsafe { std::os::fd::BorrowedFd::borrow_raw(self.descriptor.raw()) };
             let mut ready = [
                 PollFd::new(faults, PollFlags::POLLIN),
-                PollFd::new(std::os::fd::AsFd::as_fd(stop), PollFlags::POLLIN),
+                PollFd::new(std::os::fd::AsFd::as_fd(&self.told), PollFlags::POLLIN),
             ];
             let pause = if self.poisoned().is_empty() { PollTimeout::NONE } else { PollTimeout::from(200u8) };
             match poll(&mut ready, pause) {
@@ -193,7 +192,11 @@ impl Served {
                 Ok(_) => {}
             }
             if ready[1].revents().is_some_and(|events| events.contains(PollFlags::POLLIN)) {
-                return;
+                if self.ended.load(Ordering::SeqCst) {
+                    return;
+                }
+                // Read to reset it.
+                let _ = self.told.read();
             }
             self.unpoison();
             let count = self.descriptor.read(&mut messages).unwrap_or_else(|error| panic!("read faults: {error}"));
@@ -329,7 +332,11 @@ impl Served {
         tracing::error!(%error, page, name, "a page of a slice cannot be had: its readers get SIGBUS");
         let mut poisoned = self.poisoned();
         match self.poison(page) {
-            Ok(true) => poisoned.push((page, Instant::now() + POISONED)),
+            Ok(true) => {
+                poisoned.push((page, Instant::now() + POISONED));
+                // Whoever serves faults may sleep until the next one, and only it lets the page be asked for again.
+                let _ = self.told.write(1);
+            }
             // It came after all, or the slice has ended.
             Ok(false) => self.wake(page),
             Err(error) => {
@@ -518,7 +525,7 @@ impl Device for Userfaultfd {
         if let Err(error) = self.served.descriptor.wake(mapping.address_of(0), mapping.length()) {
             tracing::warn!(%error, "could not wake the threads that wait in a slice");
         }
-        if let Err(errno) = self.stop.write(1) {
+        if let Err(errno) = self.served.told.write(1) {
             tracing::error!(%errno, "could not stop the thread that serves faults");
         }
         let handler = self.handler.lock().unwrap_or_else(|e| e.into_inner()).take();

@@ -197,7 +197,8 @@ impl Managed {
         if self.info.read_only {
             return Ok(());
         }
-        self.push_all(limit)?;
+        // What failed stays dirty: the next sync may bring it there.
+        self.push_all(limit).map_err(|error| error.with_retryable(true))?;
         if let Some(own) = &self.own {
             self.check_door()?;
             return own.place.sync();
@@ -244,7 +245,7 @@ impl Backend for Managed {
         }
         let (waiter, wait) = self.waiter();
         self.region.read(Buffer::new(buffer.len()), offset, wait, self.ahead.clone());
-        match waiter.wait(&self.limit(), "read")?? {
+        match waiter.wait(&self.limit().and_a_moment(), "read")?? {
             Reply::Data(data) => buffer.copy_from_slice(&data),
             _ => return Err(backend::short_reply(&self.info)),
         }
@@ -258,7 +259,7 @@ impl Backend for Managed {
         }
         let (waiter, wait) = self.waiter();
         self.region.write(Buffer::copy_of(data), offset, wait, self.ahead.clone());
-        waiter.wait(&self.limit(), "write")?.map(drop)
+        waiter.wait(&self.limit().and_a_moment(), "write")?.map(drop)
     }
 
     fn sync(&self) -> Result<()> {

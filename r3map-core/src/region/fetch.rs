@@ -3,18 +3,24 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::backend::{Completion, Operation, Priority, Reply, Request, short_reply};
+use crate::backend::{Completion, Operation, Priority, Reply, Request, run_on_pool, short_reply};
 use crate::buffer::Buffer;
-use crate::error::{Code, Result};
+use crate::error::{Code, Error, Result};
 use crate::page::{Change, PAGE, Set, State};
 use crate::region::{LONGEST_FETCH, Region, Wait};
 use crate::sync::MutexGuard;
 use crate::sync::atomic::Ordering;
+use crate::wire::socket;
 
 /// What a demand asks for again when bulk already has it under way: 64 KiB.
 const ASKED_AGAIN: u64 = (64 << 10) / PAGE;
+
+/// How often a fetch that somebody waits for is tried again after a store elsewhere failed, and the pause before the
+/// first time; each further one doubles it.
+const TRIES: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(20);
 
 const FETCH: Change = Change::of(&[(State::Absent, State::Fetching)]);
 const LAND: Change = Change::of(&[(State::Fetching, State::Filling)]);
@@ -200,11 +206,18 @@ impl Region {
 
     fn request_all(self: &Arc<Self>, started: Vec<(Key, Range<u64>)>, priority: Priority, deadline: Option<Instant>) {
         for (key, run) in started {
-            self.request(key, run, priority, deadline);
+            self.request(key, run, priority, deadline, 0);
         }
     }
 
-    fn request(self: &Arc<Self>, key: Key, pages: Range<u64>, priority: Priority, deadline: Option<Instant>) {
+    fn request(
+        self: &Arc<Self>,
+        key: Key,
+        pages: Range<u64>,
+        priority: Priority,
+        deadline: Option<Instant>,
+        tried: u32,
+    ) {
         let bytes = self.bytes_of(&pages);
         // What is under way at a server that is away must not keep a region that nobody holds any more.
         let region = Arc::downgrade(self);
@@ -213,11 +226,30 @@ impl Region {
             priority,
             deadline,
             completion: Completion::new(move |outcome| {
-                if let Some(region) = region.upgrade() {
-                    region.land(key, outcome);
-                }
+                let Some(region) = region.upgrade() else { return };
+                let pause = outcome.as_ref().err().and_then(|error| region.pause_after(error, key, deadline, tried));
+                let Some(pause) = pause else { return region.land(key, outcome) };
+                run_on_pool(move || {
+                    std::thread::sleep(pause);
+                    region.request(key, pages, priority, deadline, tried + 1);
+                });
             }),
         });
+    }
+
+    /// How long to wait before what failed so is asked for again, if that may help and there is time. A store of the
+    /// app's own decides that by itself, and what nobody waits for its puller.
+    fn pause_after(&self, error: &Error, key: Key, deadline: Option<Instant>, tried: u32) -> Option<Duration> {
+        let may_pass = error.is_retryable() || error.code() == Code::Io;
+        if !may_pass || tried == TRIES || !self.backend.info().managed_by_default {
+            return None;
+        }
+        let is_wanted = |fetch: &Fetch| fetch.priority == Priority::Demand || !fetch.waiting.is_empty();
+        self.lock().by_page.get(&key).filter(|fetch| is_wanted(fetch))?;
+        // Between half of the time and all of it, so that many who failed together do not come back so.
+        let (most, random) = (PAUSE * 2_u32.pow(tried), socket::random().map_or(0, |bytes| bytes[0]));
+        let pause = most / 2 + most / 2 * u32::from(random) / 256;
+        deadline.is_none_or(|deadline| Instant::now() + pause < deadline).then_some(pause)
     }
 
     /// Takes what a fetch brought.

@@ -11,7 +11,7 @@ use crate::wire::Identity;
 /// How long a writer whose connection broke may take to come back.
 pub const GRACE: Duration = Duration::from_secs(5);
 /// How long the end of a holder's connection may take to be noticed, before a newcomer is told that it lives.
-const NOTICE: Duration = Duration::from_millis(300);
+const NOTICE: Duration = Duration::from_secs(1);
 
 /// The lease of one export.
 #[derive(Default)]

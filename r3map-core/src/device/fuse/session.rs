@@ -338,7 +338,9 @@ impl Session {
             Ok(Reply::Done) if what.verb != "read" => Ok(Answer::Nothing),
             Ok(_) => Err(self.refusal(what, &backend::short_reply(self.region.info()))),
             Err(error) => {
-                if what.changes && (what.verb == "sync" || error.code() == Code::Timeout) {
+                // What a sync that may be tried again did not bring to the store is kept below.
+                let is_lost = if what.verb == "sync" { !error.is_retryable() } else { error.code() == Code::Timeout };
+                if what.changes && is_lost {
                     let _ = self.lost.set(error.clone());
                 }
                 Err(self.refusal(what, error))
@@ -359,7 +361,11 @@ impl Session {
             let What { verb, offset, length, .. } = what;
             tracing::warn!(region = self.name, verb, offset, length, %error, more, "fuse: a request failed");
         }
-        error.errno()
+        match error.code() {
+            // Programs know EIO of a file, and take ENOTCONN for the end of the filesystem.
+            Code::Timeout | Code::Disconnected => libc::EIO,
+            _ => error.errno(),
+        }
     }
 }
 

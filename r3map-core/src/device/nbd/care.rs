@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::cancel::deadline_in;
 use crate::device::nbd::queue::Queue;
 use crate::error::{Code, Error};
-use crate::wire::nbd::{Request, error_number};
+use crate::wire::nbd::{Command, Request, error_number};
 
 /// How late a request may be failed. The kernel's own bound leaves twice as much.
 const SLACK: Duration = Duration::from_secs(5);
@@ -41,6 +41,10 @@ struct State {
     parked: BTreeMap<u64, Parked>,
     failed: VecDeque<(Parked, Error)>,
     latest: Option<Error>,
+    /// Why the last flush failed.
+    flush: Option<Error>,
+    /// Whether the kernel was told that a change failed, or may have been: it drops the bytes then.
+    lost: bool,
     closing: Option<Instant>,
     ended: bool,
 }
@@ -90,7 +94,14 @@ impl Care {
 
     /// Keeps why a connection ended, for those whose requests end with it.
     pub fn note(&self, error: Error) {
-        self.state().latest = Some(error);
+        let mut state = self.state();
+        (state.latest, state.lost) = (Some(error), true);
+    }
+
+    /// Why a flush failed that lost nothing and may be tried again: what was written is kept below.
+    pub fn passing_failure(&self) -> Option<Error> {
+        let state = self.state();
+        state.flush.clone().filter(|error| !state.lost && error.is_retryable())
     }
 
     /// No request may take longer than until then.
@@ -111,6 +122,11 @@ impl Care {
         loop {
             if let Some((parked, error)) = state.failed.pop_front().or_else(|| self.expired(&mut state)) {
                 state.latest = Some(error.clone());
+                match parked.request.command {
+                    Some(Command::Flush) => state.flush = Some(error.clone()),
+                    Some(Command::Read | Command::Cache | Command::BlockStatus) => {}
+                    _ => state.lost = true,
+                }
                 drop(state);
                 self.answer(parked, &error);
                 state = self.state();
