@@ -416,10 +416,6 @@ impl Window for Served {
         self.writes.collect(pages, &self.mapping, &self.descriptor, written)
     }
 
-    fn allow(&self, pages: Range<u64>) -> Result<()> {
-        self.writes.allow_run(&pages, &self.mapping, &self.descriptor)
-    }
-
     fn forget(&self, pages: Range<u64>) -> Result<()> {
         if self.descriptor.has(kernel::MINOR_SHMEM) {
             self.mapping.unmap(pages);

@@ -155,7 +155,7 @@ impl Pusher {
             return Ok(());
         }
         let begun = Instant::now();
-        looks.collect(&self.region)?;
+        self.region.collect()?;
         let cost = begun.elapsed();
         let (mut from, mut pushed) = (0, 0);
         while let Some(run) = self.unless_held(|| self.region.push_quiet(from, SHORTEST, limit.deadline)) {
