@@ -124,6 +124,9 @@ struct Served {
     mapping: Area,
     /// Pages whose touch is a SIGBUS, and until when. Held while a single page is mapped anew.
     poisoned: Mutex<Vec<(u64, Instant)>>,
+    /// What was here when it was attached is mapped. Nobody has stored to it before, and a page that is not mapped
+    /// yet would count as written.
+    opened: AtomicBool,
     /// Nobody may touch the mapping any more.
     ended: AtomicBool,
 }
@@ -145,8 +148,15 @@ pub fn attach(region: Arc<dyn Paged>, user_mode: bool, how: &Attach) -> Result<A
     descriptor
         .register(mapping.address_of(0), length as u64, writes.are_found())
         .map_err(|error| Error::io("register a slice with userfaultfd", error))?;
-    let served =
-        Arc::new(Served { region, descriptor, writes, mapping, poisoned: Mutex::default(), ended: false.into() });
+    let served = Arc::new(Served {
+        region,
+        descriptor,
+        writes,
+        mapping,
+        poisoned: Mutex::default(),
+        opened: false.into(),
+        ended: false.into(),
+    });
     let stop = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
         .map_err(|errno| Error::io("make an eventfd", errno.into()))?;
     let stop = Arc::new(stop);
@@ -170,6 +180,7 @@ impl Served {
     fn begin(self: &Arc<Self>, stop: &Arc<EventFd>) -> Result<JoinHandle<()>> {
         self.settle();
         self.open_stored(0..self.pages().states().pages())?;
+        self.opened.store(true, Ordering::SeqCst);
         let (served, stop) = (self.clone(), stop.clone());
         let handler = thread::spawn("r3map-faults", move || served.serve(&stop));
         handler.map_err(|error| Error::io("start the thread that serves faults", error))
@@ -413,6 +424,9 @@ impl Window for Served {
     }
 
     fn collect(&self, pages: Range<u64>, written: &mut dyn FnMut(Range<u64>)) -> Result<()> {
+        if !self.opened.load(Ordering::SeqCst) {
+            return Ok(());
+        }
         self.writes.collect(pages, &self.mapping, &self.descriptor, written)
     }
 
