@@ -25,6 +25,7 @@ use crate::region::Paged;
 use crate::stats::{Counters, Stats};
 use crate::thread::Process;
 
+mod backlog;
 mod cache;
 pub mod direct;
 mod leeched;

@@ -45,9 +45,6 @@ pub trait Window: Send + Sync {
     /// first, so that a write after that is told the next time. Only looks at these pages.
     fn collect(&self, pages: Range<u64>, written: &mut dyn FnMut(Range<u64>)) -> Result<()>;
 
-    /// Lets these pages be written without a fault: they count as written the next time, whether they were or not.
-    fn allow(&self, pages: Range<u64>) -> Result<()>;
-
     /// Closes pages, so that the next touch of each is a fault again.
     fn forget(&self, pages: Range<u64>) -> Result<()>;
 
@@ -544,14 +541,8 @@ impl Region {
 
     /// Marks what was written through the mapping since the last time, and says how many pages that are.
     pub fn collect(&self) -> Result<u64> {
+        let Some(window) = self.window() else { return Ok(0) };
         let mut found = 0;
-        self.collect_each(|run| found += run.end - run.start)?;
-        Ok(found)
-    }
-
-    /// The same, and tells which: in order.
-    pub fn collect_each(&self, mut tell: impl FnMut(Range<u64>)) -> Result<()> {
-        let Some(window) = self.window() else { return Ok(()) };
         // Pages being filled may have been opened and written already.
         const OPEN: Set = Set::STORED.with(State::Filling);
         let mut at = 0;
@@ -566,25 +557,13 @@ impl Region {
                         self.settled(page);
                     }
                 }
-                tell(written.clone());
+                found += written.end - written.start;
                 self.marks.mark(written.clone());
                 self.states.change(written, &WRITTEN, |_, _, _| {});
             })?;
             at = run.end;
         }
-        Ok(())
-    }
-
-    /// Spares whoever will write these pages through the mapping a fault for each: those that are here are as good
-    /// as written.
-    pub fn allow(&self, pages: Range<u64>) -> Result<()> {
-        let Some(window) = self.window() else { return Ok(()) };
-        let mut at = pages.start;
-        while let Some(run) = self.states.next_run(at..pages.end, Set::STORED) {
-            at = run.end;
-            window.allow(run)?;
-        }
-        Ok(())
+        Ok(found)
     }
 
     /// Bytes that are here or known to be zero.

@@ -123,6 +123,9 @@ struct Served {
     mapping: Area,
     /// Pages whose touch is a SIGBUS, and until when. Held while a single page is mapped anew.
     poisoned: Mutex<Vec<(u64, Instant)>>,
+    /// What was here when it was attached is mapped. Nobody has stored to it before, and a page that is not mapped
+    /// yet would count as written.
+    opened: AtomicBool,
     /// Nobody may touch the mapping any more.
     ended: AtomicBool,
     /// Tells the serving thread of pages that are a SIGBUS for a while, and of the end.
@@ -148,8 +151,16 @@ pub fn attach(region: Arc<dyn Paged>, user_mode: bool, how: &Attach) -> Result<A
         .map_err(|error| Error::io("register a slice with userfaultfd", error))?;
     let told = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
         .map_err(|errno| Error::io("make an eventfd", errno.into()))?;
-    let (poisoned, ended) = (Mutex::default(), AtomicBool::new(false));
-    let served = Arc::new(Served { region, descriptor, writes, mapping, poisoned, ended, told });
+    let served = Arc::new(Served {
+        region,
+        descriptor,
+        writes,
+        mapping,
+        poisoned: Mutex::default(),
+        opened: false.into(),
+        ended: false.into(),
+        told,
+    });
     served.pages().set_window(Some(served.clone()));
     let handler = served.begin().inspect_err(|_| served.pages().set_window(None))?;
     Ok(Arc::new(Userfaultfd {
@@ -169,6 +180,7 @@ impl Served {
     fn begin(self: &Arc<Self>) -> Result<JoinHandle<()>> {
         self.settle();
         self.open_stored(0..self.pages().states().pages())?;
+        self.opened.store(true, Ordering::SeqCst);
         let served = self.clone();
         let handler = thread::spawn("r3map-faults", move || served.serve());
         handler.map_err(|error| Error::io("start the thread that serves faults", error))
@@ -420,11 +432,10 @@ impl Window for Served {
     }
 
     fn collect(&self, pages: Range<u64>, written: &mut dyn FnMut(Range<u64>)) -> Result<()> {
+        if !self.opened.load(Ordering::SeqCst) {
+            return Ok(());
+        }
         self.writes.collect(pages, &self.mapping, &self.descriptor, written)
-    }
-
-    fn allow(&self, pages: Range<u64>) -> Result<()> {
-        self.writes.allow_run(&pages, &self.mapping, &self.descriptor)
     }
 
     fn forget(&self, pages: Range<u64>) -> Result<()> {

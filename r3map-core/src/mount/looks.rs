@@ -18,57 +18,6 @@ const SHARE: u32 = 16;
 /// Pages that are worth a look: 1 MiB.
 const MUCH: u64 = (1 << 20) / PAGE;
 
-/// Of how long a stretch written in order how much more is let be written without faults: what was not written after
-/// all is pushed in vain.
-const AHEAD: u64 = 32;
-
-/// Looks after which a writer who did not go on is forgotten.
-const PATIENCE: u32 = 3;
-
-/// The longest stretch of pages that a writer goes through in order, as far as the looks have seen.
-#[derive(Default)]
-struct Stretch {
-    start: u64,
-    end: u64,
-    /// Up to where pages may be written without a fault: who has written behind that goes on.
-    allowed: u64,
-    goes_on: bool,
-    /// Looks since it went on.
-    idle: u32,
-}
-
-impl Stretch {
-    /// A look begins.
-    fn look(&mut self) {
-        self.goes_on = false;
-        self.idle += 1;
-        if self.idle > PATIENCE {
-            *self = Stretch::default();
-        }
-    }
-
-    /// A look found this run.
-    fn found(&mut self, run: &Range<u64>) {
-        if (self.start..=self.end).contains(&run.start) && run.end > self.end {
-            self.end = run.end;
-            if run.end > self.allowed {
-                (self.goes_on, self.idle) = (true, 0);
-            }
-        } else if run.end - run.start > self.end - self.start {
-            *self = Stretch { start: run.start, end: run.end, allowed: run.end, goes_on: true, idle: 0 };
-        }
-    }
-
-    /// What is probably written next, not more than a share of what was.
-    fn ahead(&mut self, pages: u64) -> Option<Range<u64>> {
-        if !self.goes_on {
-            return None;
-        }
-        self.allowed = (self.end + (self.end - self.start) / AHEAD).min(pages);
-        Some(self.end..self.allowed).filter(|ahead| !ahead.is_empty())
-    }
-}
-
 /// What the pusher knows from its looks so far.
 pub struct Looks {
     interval: Duration,
@@ -80,22 +29,13 @@ pub struct Looks {
     left: u64,
     /// Bytes pulled until the last look.
     pulled: u64,
-    stretch: Stretch,
 }
 
 impl Looks {
     /// Looks of a region of that many pages.
     pub fn new(interval: Duration, pages: u64) -> Result<Looks> {
         let pushed = Words::zeroed(pages.div_ceil(64) as usize)?;
-        let mut looks = Looks {
-            interval,
-            pause: interval,
-            pushed,
-            any_pushed: false,
-            left: 0,
-            pulled: 0,
-            stretch: Stretch::default(),
-        };
+        let mut looks = Looks { interval, pause: interval, pushed, any_pushed: false, left: 0, pulled: 0 };
         looks.pace(true, Duration::ZERO);
         Ok(looks)
     }
@@ -123,13 +63,6 @@ impl Looks {
         let pays = fresh >= MUCH || self.has_pulled(region);
         self.left = 0;
         self.pace(pays, Duration::ZERO);
-    }
-
-    /// Finds what was written through a mapping, and spares a writer who goes on in order most of the faults.
-    pub fn collect(&mut self, region: &Region) -> Result<()> {
-        self.stretch.look();
-        region.collect_each(|run| self.stretch.found(&run))?;
-        self.stretch.ahead(region.states().pages()).map_or(Ok(()), |ahead| region.allow(ahead))
     }
 
     /// These pages were pushed.
@@ -218,23 +151,5 @@ mod tests {
         assert_eq!(looks.pause(), PAUSE, "much was not dirty before");
         looks.begin_interval(&region);
         assert_eq!(looks.pause(), 2 * PAUSE, "the same pages again");
-    }
-
-    #[test]
-    fn who_writes_in_order_is_let_go_a_little_ahead_and_no_further_once_he_stops() {
-        let mut stretch = Stretch::default();
-        let mut look = |runs: &[Range<u64>]| {
-            stretch.look();
-            runs.iter().for_each(|run| stretch.found(run));
-            stretch.ahead(10_000)
-        };
-        assert_eq!(look(&[5..6, 100..420, 500..510]), Some(420..430));
-        // What was let be written is found whether it was written or not: only what is behind it shows that it goes on.
-        assert_eq!(look(&[420..740, 2000..2010]), Some(740..760));
-        assert_eq!(look(&[740..760]), None);
-        assert_eq!(look(&[760..800]), Some(800..821));
-        assert_eq!(look(&[800..821]), None);
-        assert_eq!(look(&[9_000..9_990]), Some(9_990..10_000));
-        assert_eq!(look(&[9_990..10_000]), None);
     }
 }

@@ -254,6 +254,13 @@ impl Backend for Managed {
 
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
         self.check_write()?;
+        let backlog = self.pusher.backlog();
+        if backlog.is_full() {
+            let (waiter, notifier) = Waiter::new();
+            backlog.park(self.deadline(), move |room| notifier.notify(room));
+            waiter.wait(&self.limit().and_a_moment(), "write")??;
+            self.check_write()?;
+        }
         if let Some(outcome) = self.region.try_write(data, offset) {
             return outcome;
         }
@@ -275,6 +282,7 @@ impl Backend for Managed {
 
     fn try_write_at(&self, data: &[u8], offset: u64) -> Option<Result<()>> {
         match self.check_write() {
+            Ok(()) if self.pusher.backlog().is_full() => None,
             Ok(()) => self.region.try_write(data, offset),
             Err(error) => Some(Err(error)),
         }
@@ -293,6 +301,16 @@ impl Backend for Managed {
         let wait = Wait { completion, deadline };
         match operation {
             Operation::Read { offset, buffer } => self.region.read(buffer, offset, wait, ahead),
+            Operation::Write { offset, data } if self.pusher.backlog().is_full() => {
+                let managed = self.clone();
+                self.pusher.backlog().park(wait.deadline, move |room| {
+                    // It may have gone meanwhile.
+                    match room.and_then(|()| managed.check_write()) {
+                        Ok(()) => managed.region.write(data, offset, wait, ahead),
+                        Err(error) => wait.completion.complete(Err(error)),
+                    }
+                });
+            }
             Operation::Write { offset, data } => self.region.write(data, offset, wait, ahead),
             Operation::Zero { offset, length } => self.region.zero(offset, length, wait, ahead),
             Operation::Sync => {

@@ -57,6 +57,8 @@ const NOT_PUSHED: Change = Change::of(&[
 const WAITING: Set = DIRTY.with(State::ZeroDirty).with(State::Filling);
 /// What is pushed with its bytes.
 const DIRTY: Set = Set::of(&[State::Dirty, State::Quiet]);
+/// What is newer here than at the backend and takes memory.
+const KEPT_DIRTY: Set = DIRTY.with(State::Pushing).with(State::Redirtied);
 const QUIETEN: Change = Change::of(&[(State::Dirty, State::Quiet)]);
 /// Zeroes carry no bytes: one push may be long.
 const LONGEST_ZERO: u64 = (1 << 30) / PAGE;
@@ -219,6 +221,21 @@ impl Region {
     /// Waits until fewer than `window` bytes of pushes are under way.
     pub fn wait_pushing_below(&self, window: u64, limit: &Limit) -> Result<()> {
         self.pushes.wait_below(window, limit)
+    }
+
+    /// Waits until `enough`, asked again after each push that ended.
+    pub fn wait_pushes(&self, limit: &Limit, what: &str, enough: impl Fn() -> bool) -> Result<()> {
+        self.pushes.changed.wait(limit, what, || enough().then_some(()))
+    }
+
+    /// Lets those who [wait](Region::wait_pushes) ask again.
+    pub fn tell_pushes(&self) {
+        self.pushes.changed.signal();
+    }
+
+    /// Bytes kept here that are newer than at the backend, as far as is known without asking a mapping.
+    pub fn kept_dirty_bytes(&self) -> u64 {
+        self.states().count(KEPT_DIRTY) * PAGE
     }
 
     /// The newest push failure, if nothing begun after it got through since.

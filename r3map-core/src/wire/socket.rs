@@ -146,6 +146,12 @@ pub fn is_served(path: &Path) -> bool {
     UnixStream::connect(path).is_ok()
 }
 
+/// Between half of a pause and all of it, so that many who wait for the same do not come back as one.
+pub fn spread(pause: Duration) -> Duration {
+    let random = random().map_or(0, |bytes| bytes[0]);
+    pause / 2 + pause / 2 * u32::from(random) / 256
+}
+
 /// Sixteen bytes nobody can guess.
 pub fn random() -> Result<Identity> {
     let mut bytes = Identity::default();

@@ -104,10 +104,6 @@ impl Window for Mapping {
         Ok(())
     }
 
-    fn allow(&self, _pages: Range<u64>) -> Result<()> {
-        Ok(())
-    }
-
     fn collect(&self, pages: Range<u64>, written: &mut dyn FnMut(Range<u64>)) -> Result<()> {
         let _scanning = self.scanning.lock().unwrap();
         for page in pages {

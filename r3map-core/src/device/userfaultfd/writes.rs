@@ -73,20 +73,6 @@ impl Writes {
             Writes::Faulted(faulted) => faulted.collect(pages, |run| protect(descriptor, area, run, true), written),
         }
     }
-
-    /// Lets a run of pages be written without a fault; they then count as written.
-    pub fn allow_run(&self, pages: &Range<u64>, area: &Area, descriptor: &Descriptor) -> Result<()> {
-        let allowed = match self {
-            Writes::None => Ok(()),
-            Writes::Noted(_) => protect(descriptor, area, pages, false),
-            Writes::Faulted(faulted) => {
-                let writable = faulted.lock();
-                writable.set(pages.clone());
-                protect(descriptor, area, pages, false)
-            }
-        };
-        allowed.map_err(|error| Error::io("let pages of a slice be written", error))
-    }
 }
 
 /// Protects a run of pages or lets them be written. A page whose mapping is broken is left out: it can neither
