@@ -14,6 +14,7 @@ use crate::error::{Code, Error, Result};
 use crate::tls::Above;
 use crate::tls::client::ClientTls;
 use crate::url::Location;
+use crate::version::{Lineage, Version};
 use crate::wire::DEFAULT_PORT;
 use crate::wire::greeting::check_name;
 use crate::wire::socket::Address;
@@ -138,6 +139,14 @@ impl Backend for Remote {
         let completion = Completion::new(move |outcome| notifier.notify(outcome));
         self.handle.client.claim(limit.deadline, completion);
         waiter.wait(limit, "ask for the writer's lease")?.map(drop)
+    }
+
+    fn lineage(&self, _limit: &Limit) -> Result<Option<Lineage>> {
+        self.handle.client.lineage()
+    }
+
+    fn hold(&self, version: Version) {
+        self.handle.client.hold(version);
     }
 
     fn release(&self) {

@@ -73,6 +73,7 @@ fn greetings_are_the_golden_ones() {
     let welcome = Welcome {
         version: 1,
         features: 0,
+        written: None,
         moving: None,
         size: 1_234_567,
         read_only: true,

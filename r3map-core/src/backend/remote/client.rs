@@ -17,7 +17,9 @@ use crate::cancel::{Limit, Waiter};
 use crate::error::{Code, Error, Result};
 use crate::thread::Process;
 use crate::tls::client::ClientTls;
+use crate::version::{Lineage, Version};
 use crate::wire::channel::{Channel, Packet, Payload};
+use crate::wire::greeting::VERSIONED;
 use crate::wire::incoming::Incoming;
 use crate::wire::socket::{self, Address};
 use crate::wire::{self, Header, Hello, Identity, Kind, Welcome, greeting};
@@ -26,6 +28,8 @@ use crate::wire::{self, Header, Hello, Identity, Kind, Welcome, greeting};
 const GREETING_TIME: Duration = Duration::from_secs(10);
 /// How long a server may take to take the lease back.
 const RELEASE_TIME: Duration = Duration::from_secs(1);
+/// The role of a connection that only asks for the version.
+const ASKING: u16 = u16::MAX;
 /// More requests at once than this fill no network the server's answers do not fill already.
 const CONCURRENCY: u32 = 64;
 
@@ -73,6 +77,12 @@ struct Kept {
     acknowledged: u64,
     /// How many of those were so before a sync that worked.
     synced: u64,
+    /// The version that the server said last, where it says one.
+    version: Option<Version>,
+    /// The version whose bytes are kept by whoever uses this client: no other but those it makes will do.
+    held: Option<Version>,
+    /// How many connections were made to ask for the version.
+    asked: u64,
     /// Set when the keeper of writes that were not synced is gone: every later sync says so.
     lost: Option<Error>,
 }
@@ -83,7 +93,7 @@ impl Client {
     pub fn start(url: &str, route: Route, export: &str, leech: Option<Leech>) -> Result<Arc<Client>> {
         let hello = Hello {
             versions: (wire::OLDEST_VERSION, wire::NEWEST_VERSION),
-            features: 0,
+            features: VERSIONED,
             session: leech.as_ref().map(Leech::session),
             client: socket::random()?,
             generation: 1,
@@ -135,7 +145,15 @@ impl Client {
             info,
             identity: welcome.identity,
             leech,
-            kept: Mutex::new(Kept { keeper: welcome.keeper, acknowledged: 0, synced: 0, lost: None }),
+            kept: Mutex::new(Kept {
+                keeper: welcome.keeper,
+                acknowledged: 0,
+                synced: 0,
+                version: welcome.written,
+                held: None,
+                asked: 0,
+                lost: None,
+            }),
             writer: AtomicBool::new(false),
             links: Links::new(roles),
             closed: OnceCell::new(),
@@ -256,8 +274,40 @@ impl Client {
         if welcome.size != self.info.size || welcome.identity != self.identity || !same_parts {
             return Err(changed(&self.info.name, welcome, self.info.size));
         }
-        self.kept().now_with(welcome.keeper, &self.info.name);
+        let mut kept = self.kept();
+        let is_own = |version: Version| version.writer == self.hello.client;
+        if kept.held.is_some() && kept.held != welcome.written && !welcome.written.is_some_and(is_own) {
+            let message = format!(
+                "{}: somebody else wrote to the region while it was away: what is kept of it here is of an older \
+                 version, and what was not pushed would go over theirs",
+                self.info.name
+            );
+            return Err(Error::new(Code::Corrupt, message));
+        }
+        kept.version = welcome.written;
+        kept.now_with(welcome.keeper, &self.info.name);
         Ok(())
+    }
+
+    /// Asks which version the server has by now, by a connection for that alone: with the lease it stays that one.
+    pub fn lineage(&self) -> Result<Option<Lineage>> {
+        if self.address.is_some() && self.kept().version.is_some() {
+            let asked = {
+                let mut kept = self.kept();
+                kept.asked += 1;
+                kept.asked
+            };
+            let connected = self.connect_again(ASKING, asked).map_err(|absence| match absence {
+                Absence::Away(error) | Absence::Refused(error) | Absence::Changed(error) => error,
+            })?;
+            connected.channel.shutdown();
+        }
+        Ok(self.kept().version.map(|version| Lineage { version, own: Some(self.hello.client) }))
+    }
+
+    /// Goes on with this version, or its own, only.
+    pub fn hold(&self, version: Version) {
+        self.kept().held = Some(version);
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
