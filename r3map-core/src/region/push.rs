@@ -166,9 +166,11 @@ impl Region {
             Ok(Operation::Write { offset: bytes.start, data })
         });
         let region = Arc::downgrade(self);
+        // A cache is nobody else's before what leaves it has arrived: it could go over what the next one pushes.
+        let ledger = self.ledger.clone();
         let completion = Completion::new(move |outcome| {
             if let Some(region) = region.upgrade() {
-                if let (Some(ledger), Ok(_)) = (&region.ledger, &outcome) {
+                if let (Some(ledger), Ok(_)) = (&ledger, &outcome) {
                     ledger.pushed(pages.clone(), &checks);
                 }
                 region.pushed(number, pages, length, outcome);
