@@ -382,8 +382,8 @@ void r3map_mount_options_set_at(r3map_mount_options *options,
 // Whether writes are refused; a store to a slice is a SIGSEGV then. False by default.
 void r3map_mount_options_set_read_only(r3map_mount_options *options, bool read_only);
 
-// URL of a local backend that keeps pulled chunks. By default they are kept in memory. A file is new at each mount and
-// goes when that is closed or discarded.
+// URL of a local store that keeps pulled pages. By default they are kept in memory. A file keeps what was written through
+// a kill, and the next mount of the same region goes on with it; only discard takes it away.
 void r3map_mount_options_set_cache(r3map_mount_options *options,
                                    const char *url);
 
@@ -503,6 +503,14 @@ r3map_error *r3map_mount_open(r3map_backend *backend,
                               const r3map_mount_options *options,
                               r3map_cancel *cancel,
                               r3map_mount **mount);
+
+// Opens the backend that a URL names and mounts it: closing the mount closes the backend. Either options may be NULL. With
+// the mount's option `offline` the remote may be away.
+r3map_error *r3map_mount_open_url(const char *url,
+                                  const r3map_backend_options *backend_options,
+                                  const r3map_mount_options *options,
+                                  r3map_cancel *cancel,
+                                  r3map_mount **mount);
 
 // The size in bytes; of a closed mount too.
 r3map_error *r3map_mount_size(const r3map_mount *mount, uint64_t *size);

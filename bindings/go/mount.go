@@ -33,12 +33,31 @@ func Open(ctx context.Context, url string, options ...MountOption) (*Mount, erro
 	if settings.err != nil {
 		return nil, settings.err
 	}
+	// What is pulled first depends on the size then, so that the backend must be there.
+	if settings.priority == nil {
+		return settings.openURL(ctx, url)
+	}
 	backend, err := settings.backend.open(ctx, url)
 	if err != nil {
 		return nil, err
 	}
 	defer C.r3map_backend_free(backend)
 	return settings.openMount(ctx, backend)
+}
+
+func (s *mountSettings) openURL(ctx context.Context, url string) (*Mount, error) {
+	var c *C.r3map_mount
+	s.backend.text("the URL", url, func(url *C.char) {
+		if s.backend.err == nil {
+			s.backend.err = wait(ctx, func(cancel *C.r3map_cancel) *C.r3map_error {
+				return C.r3map_mount_open_url(url, s.backend.c, s.c, cancel, &c)
+			})
+		}
+	})
+	if s.backend.err != nil {
+		return nil, s.backend.err
+	}
+	return newMount(c)
 }
 
 // OpenBackend mounts a backend: one of your own, or a [*NativeBackend], of which the mount keeps a reference. A mount of

@@ -91,7 +91,8 @@ func WithAt(path string) MountOption {
 	return mountText("at", path, func(s *mountSettings, text *C.char) { C.r3map_mount_options_set_at(s.c, text) })
 }
 
-// WithCache names the local backend that keeps pulled chunks by its URL. By default they are kept in memory.
+// WithCache names the local store that keeps pulled pages by its URL. By default they are kept in memory. A file keeps what
+// was written through a kill, and the next mount of the same region goes on with it.
 func WithCache(url string) MountOption {
 	return mountText("cache", url, func(s *mountSettings, text *C.char) { C.r3map_mount_options_set_cache(s.c, text) })
 }

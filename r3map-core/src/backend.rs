@@ -14,6 +14,7 @@ use crate::error::{Code, Error, Result};
 use crate::migration::home::Home;
 use crate::options::Secret;
 use crate::url::Location;
+use crate::version::{Lineage, Version};
 
 mod blocking;
 pub mod dir;
@@ -262,6 +263,16 @@ pub trait Backend: Send + Sync + 'static {
     fn home(&self) -> Option<Arc<Home>> {
         None
     }
+
+    /// Which version of its region is there at this moment, so that whoever kept bytes of it knows whether they are
+    /// right; `None` where nobody knows. It may ask a server.
+    fn lineage(&self, _limit: &Limit) -> Result<Option<Lineage>> {
+        Ok(None)
+    }
+
+    /// Fails with `corrupt` from here on where a server that was away shows a version that is neither this one nor
+    /// comes of one's own writes. By default there is no server.
+    fn hold(&self, _version: Version) {}
 
     /// Lets go of what it holds; every later call fails `closed`. Does not sync.
     fn close(&self) -> Result<()> {

@@ -1,7 +1,7 @@
 //! What happens to a mount in the background, told in order.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
 use crate::cancel::{Limit, Signal};
 use crate::error::{Error, Result};
@@ -44,21 +44,6 @@ impl Kind {
     }
 }
 
-impl Kind {
-    /// What it means for the mount that a fetch failed so.
-    pub(crate) fn of_failed_fetch(cause: &Error) -> Kind {
-        let mut source: Option<&(dyn std::error::Error + 'static)> = Some(cause);
-        while let Some(error) = source {
-            let system = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
-            if system == Some(libc::ENOSPC) {
-                return Kind::CacheFull;
-            }
-            source = error.source();
-        }
-        Kind::Disconnected
-    }
-}
-
 /// One event of a mount.
 #[derive(Clone, Debug)]
 pub struct Event {
@@ -76,19 +61,50 @@ const KEPT: usize = 1024;
 /// The events of a mount so far.
 #[derive(Default)]
 pub(crate) struct Events {
-    log: Mutex<(u64, VecDeque<Event>)>,
+    log: Mutex<Log>,
     told: Signal,
+}
+
+#[derive(Default)]
+struct Log {
+    last: u64,
+    kept: VecDeque<Event>,
+    /// Whether the remote was told to be away, and not yet to be back.
+    is_away: bool,
 }
 
 impl Events {
     /// Adds an event.
     pub fn tell(&self, kind: Kind, cause: Option<Error>) {
-        let mut log = self.log.lock().unwrap_or_else(|e| e.into_inner());
-        log.0 += 1;
-        let sequence = log.0;
-        log.1.push_back(Event { sequence, kind, cause });
-        if log.1.len() > KEPT {
-            log.1.pop_front();
+        self.add(self.log(), kind, cause);
+    }
+
+    /// The remote is away: told once, whoever notices.
+    pub fn away(&self, cause: Error) {
+        let mut log = self.log();
+        if !std::mem::replace(&mut log.is_away, true) {
+            self.add(log, Kind::Disconnected, Some(cause));
+        }
+    }
+
+    /// The remote is back.
+    pub fn back(&self) {
+        let mut log = self.log();
+        if std::mem::replace(&mut log.is_away, false) {
+            self.add(log, Kind::Recovered, None);
+        }
+    }
+
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn add(&self, mut log: MutexGuard<'_, Log>, kind: Kind, cause: Option<Error>) {
+        log.last += 1;
+        let sequence = log.last;
+        log.kept.push_back(Event { sequence, kind, cause });
+        if log.kept.len() > KEPT {
+            log.kept.pop_front();
         }
         drop(log);
         self.told.signal();
@@ -96,9 +112,6 @@ impl Events {
 
     /// The first event kept whose number is more than `after`, waiting for it.
     pub fn next(&self, after: u64, limit: &Limit) -> Result<Event> {
-        self.told.wait(limit, "next event", || {
-            let log = self.log.lock().unwrap_or_else(|e| e.into_inner());
-            log.1.iter().find(|event| event.sequence > after).cloned()
-        })
+        self.told.wait(limit, "next event", || self.log().kept.iter().find(|event| event.sequence > after).cloned())
     }
 }

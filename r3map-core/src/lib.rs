@@ -38,6 +38,7 @@ pub mod tls;
 #[path = "tls_missing.rs"]
 mod tls;
 pub mod url;
+pub mod version;
 pub mod wire;
 
 pub use backend::{Backend, BackendOptions, Info};

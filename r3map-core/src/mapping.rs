@@ -102,6 +102,16 @@ impl Words {
         }
     }
 
+    /// Calls `change` for each word that has bits of a range, with those bits.
+    pub fn each(&self, bits: Range<u64>, mut change: impl FnMut(&AtomicU64, u64)) {
+        let mut at = bits.start;
+        while at < bits.end {
+            let count = (bits.end - at).min(64 - at % 64);
+            change(&self[(at / 64) as usize], (u64::MAX >> (64 - count)) << (at % 64));
+            at += count;
+        }
+    }
+
     /// Whether a bit is set.
     pub fn has(&self, bit: u64) -> bool {
         self[(bit / 64) as usize].load(Ordering::Relaxed) >> (bit % 64) & 1 == 1

@@ -8,18 +8,19 @@ use std::time::Duration;
 
 use once_cell::sync::OnceCell;
 
-use crate::backend::{self, Backend, BackendOptions, Completion, Extent, Info, Operation, Request};
+use crate::backend::{self, Backend, BackendOptions, Completion, Extent, Info, Operation, Request, remote};
 use crate::cancel::{Cancel, Limit};
 use crate::device::{self, Attach, Device, Kind, View, cannot_give};
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Events};
 use crate::gate::Gate;
 use crate::migration::home::Home;
-use crate::mount::cache::CacheFile;
+use crate::mount::cache::Cache;
 use crate::mount::direct::Direct;
 use crate::mount::leeched::Leeched;
 use crate::mount::managed::Managed;
 use crate::mount::seeding::Seeding;
+use crate::mount::settled::Settled;
 use crate::options::{DeviceChoice, Mode, MountOptions, Pull};
 use crate::region::Paged;
 use crate::stats::{Counters, Stats};
@@ -34,6 +35,7 @@ pub mod managed;
 mod puller;
 mod pusher;
 pub(crate) mod seeding;
+mod settled;
 mod slice;
 #[cfg(test)]
 mod tests;
@@ -64,8 +66,6 @@ struct Inner {
     direct: Option<Arc<Direct>>,
     /// The same, where pages are kept here.
     managed: Option<Arc<Managed>>,
-    /// The file that keeps them, where one was named.
-    cache: Option<CacheFile>,
     /// What a slice's own pages are kept over: a push that failed stays there and is no lost write.
     below: Arc<dyn Backend>,
     /// The pages of a slice that keeps its own: of a direct mount, or over a cache in a file.
@@ -86,10 +86,10 @@ impl Mount {
 
     /// Mounts a backend, which stays open when the mount is closed. No device exists until one is asked for.
     pub fn open(backend: Arc<dyn Backend>, options: MountOptions) -> Result<Mount> {
-        Mount::over(backend, options, false)
+        Mount::over(backend, options, Opened::default())
     }
 
-    fn over(backend: Arc<dyn Backend>, options: MountOptions, owns_backend: bool) -> Result<Mount> {
+    fn over(backend: Arc<dyn Backend>, options: MountOptions, opened: Opened) -> Result<Mount> {
         options.check()?;
         if options.prepare.is_some() || options.overwrite {
             return Err(Error::new(Code::InvalidArgument, "prepare and overwrite are for a leecher"));
@@ -100,13 +100,14 @@ impl Mount {
             Mode::Managed => true,
             Mode::Direct => false,
         };
-        if options.offline {
-            return Err(Error::new(Code::Unsupported, "offline: a cache cannot be resumed yet"));
-        }
         if options.cache.is_some() && !is_managed {
             return Err(Error::new(Code::InvalidArgument, "cache: a direct mount keeps nothing: use mode=managed"));
         }
-        if !info.read_only && !options.read_only {
+        if options.offline && !cache::is_in_a_file(options.cache.as_deref())? {
+            return Err(Error::new(Code::InvalidArgument, "offline: needs a cache in a file: say cache=file:///…"));
+        }
+        // One that is away has the lease before it is written to.
+        if !info.read_only && !options.read_only && !opened.is_away {
             backend.claim(&Limit::within(options.deadline))?;
         }
         // What was given away opens all the same, to be seeded again: somebody may still need bytes of it.
@@ -114,7 +115,7 @@ impl Mount {
         if !is_given {
             backend::check_home(&*backend)?;
         }
-        let mounted = Mount::assemble(backend.clone(), options, is_managed, owns_backend);
+        let mounted = Mount::assemble(backend.clone(), options, is_managed, opened);
         let mounted = mounted.inspect_err(|_| backend.release())?;
         if is_given {
             tracing::warn!(name = mounted.inner.info.name, "the region was given to another host: the mount is fenced");
@@ -123,24 +124,22 @@ impl Mount {
         Ok(mounted)
     }
 
-    fn assemble(
-        backend: Arc<dyn Backend>,
-        options: MountOptions,
-        is_managed: bool,
-        owns_backend: bool,
-    ) -> Result<Mount> {
+    fn assemble(backend: Arc<dyn Backend>, options: MountOptions, is_managed: bool, opened: Opened) -> Result<Mount> {
         let info = backend.info().clone();
-        let events = Arc::new(Events::default());
+        let Opened { events, owns_backend, .. } = opened;
         let info = Info { read_only: info.read_only || options.read_only, ..info };
         let info = Info { chunk_size: options.chunk_size.unwrap_or(info.chunk_size), ..info };
         let info = Info { local: info.local && !is_managed, ..info };
-        let (managed, cache) = match is_managed {
-            false => (None, None),
+        let managed = match is_managed {
+            false => None,
             true => {
-                let (store, cache) = cache::open(options.cache.as_deref(), info.size)?;
-                let managed = Managed::new(backend.clone(), store, events.clone(), &options).map(Arc::new);
-                let started = managed.and_then(|managed| managed.start().map(|()| managed));
-                (Some(started.inspect_err(|_| cache.iter().for_each(CacheFile::remove))?), cache)
+                let cache = open_cache(&backend, &options, events.clone())?;
+                let managed = match cache.clone() {
+                    Some(cache) => Managed::caching(backend.clone(), cache, events.clone(), &options),
+                    None => Managed::new(backend.clone(), cache::in_memory(info.size)?, events.clone(), &options),
+                };
+                let started = managed.map(Arc::new).and_then(|managed| managed.start().map(|()| managed));
+                Some(started.inspect_err(|_| cache.iter().for_each(|cache| cache.undo()))?)
             }
         };
         let direct = managed.is_none().then(|| Arc::new(Direct::new(backend.clone(), options.read_only)));
@@ -162,7 +161,6 @@ impl Mount {
                 region,
                 direct,
                 managed,
-                cache,
                 below,
                 sliced: OnceCell::new(),
                 device: OnceCell::new(),
@@ -352,6 +350,7 @@ impl Mount {
         inner.gate.shut(Code::Closed, &limit, "close")?;
         // What another host owns now is not to be written any more.
         let synced = if inner.info.read_only || is_fenced { Ok(()) } else { self.sync_inside(&limit) };
+        let synced = synced.or_else(|error| inner.leave_unpushed(error));
         if let Err(error) = synced.and_then(|()| inner.detach()) {
             if is_fenced {
                 inner.gate.turn(Code::Closed, Code::Fenced);
@@ -359,6 +358,10 @@ impl Mount {
                 inner.gate.open();
             }
             return Err(error.context("the mount stays open"));
+        }
+        // What the region is elsewhere by now nobody here learns.
+        if let Some(cache) = inner.cache().filter(|_| is_fenced) {
+            cache.remove();
         }
         inner.end()
     }
@@ -369,6 +372,8 @@ impl Mount {
         inner.check_unseeded("discard")?;
         inner.gate.shut(Code::Closed, &self.limit(), "discard")?;
         inner.detach()?;
+        inner.stop();
+        inner.cache().into_iter().for_each(|cache| cache.remove());
         inner.end()
     }
 
@@ -402,6 +407,33 @@ impl Mount {
     }
 }
 
+/// What is known of a backend that a mount is over.
+#[derive(Default)]
+struct Opened {
+    /// Whether it was opened for this mount alone.
+    owns_backend: bool,
+    /// Whether its server was away.
+    is_away: bool,
+    /// What happened to it so far.
+    events: Arc<Events>,
+}
+
+/// The cache that the options name, for this backend; `None` for one in memory.
+fn open_cache(backend: &Arc<dyn Backend>, options: &MountOptions, events: Arc<Events>) -> Result<Option<Arc<Cache>>> {
+    let url = options.cache.as_deref();
+    if !cache::is_in_a_file(url)? {
+        return Ok(None);
+    }
+    let lineage = backend.lineage(&Limit::within(options.deadline))?;
+    let wanted = cache::Wanted { info: backend.info(), lineage, trust: options.cache_trust, events };
+    let cache = Cache::open(url, &wanted)?;
+    let may_write = !backend.info().read_only && !options.read_only;
+    if let Some(lineage) = lineage.filter(|_| may_write || options.offline) {
+        backend.hold(lineage.version);
+    }
+    Ok(cache)
+}
+
 impl Inner {
     /// The device that is attached, if one is.
     #[inline]
@@ -417,15 +449,37 @@ impl Inner {
 
     /// Stops what runs in the background and lets go of the backend.
     fn end(&self) -> Result<()> {
-        for kept in self.managed.iter().chain(self.sliced.get()) {
-            kept.stop();
-        }
-        self.cache.iter().for_each(CacheFile::remove);
+        self.stop();
         if let Some(leeched) = &self.leeched {
             leeched.tie.leave();
         }
         self.backend.release();
-        if self.owns_backend { self.backend.close() } else { Ok(()) }
+        let closed = if self.owns_backend { self.backend.close() } else { Ok(()) };
+        if let Some(managed) = &self.managed {
+            managed.leave_cache(&Limit::within(self.options.deadline));
+        }
+        closed
+    }
+
+    /// What a mount that is offline could not push is kept for the next one, which goes on.
+    fn leave_unpushed(&self, error: Error) -> Result<()> {
+        let is_away = matches!(error.code(), Code::Disconnected | Code::Timeout);
+        match self.cache().filter(|_| self.options.offline && is_away) {
+            Some(cache) => {
+                tracing::warn!(%error, "closed with the remote away: what was not pushed stays in the cache");
+                cache.settle()
+            }
+            None => Err(error),
+        }
+    }
+
+    fn stop(&self) {
+        self.managed.iter().chain(self.sliced.get()).for_each(|kept| kept.stop());
+    }
+
+    /// The cache in a file, if there is one.
+    fn cache(&self) -> Option<&Arc<Cache>> {
+        self.managed.as_ref().and_then(|managed| managed.cache())
     }
 
     fn check_write(&self) -> Result<()> {
@@ -511,8 +565,8 @@ impl Inner {
             deadline: self.options.deadline,
         };
         match kind {
-            Kind::Nbd => device::nbd::attach(self.region.clone(), &how),
-            Kind::Fuse => device::fuse::attach(self.region.clone(), &how),
+            Kind::Nbd => device::nbd::attach(self.flushed_region(), &how),
+            Kind::Fuse => device::fuse::attach(self.flushed_region(), &how),
             Kind::Userfaultfd => {
                 let user_mode = self.options.device == DeviceChoice::UserfaultfdUserMode;
                 device::userfaultfd::attach(self.pages_of_slice()?.clone(), user_mode, &how)
@@ -520,13 +574,19 @@ impl Inner {
         }
     }
 
+    /// What a kernel device reads, writes and flushes.
+    fn flushed_region(&self) -> Arc<dyn Backend> {
+        match (&self.managed, self.cache()) {
+            (Some(managed), Some(cache)) => Arc::new(Settled::new(managed.clone(), cache.clone())),
+            _ => self.region.clone(),
+        }
+    }
+
     /// The pages behind a slice of userfaultfd: the mount's own where they are kept in memory, else pages of
     /// its own over what the mount has.
     fn pages_of_slice(&self) -> Result<&Arc<Managed>> {
-        if let (Some(managed), None) = (&self.managed, &self.options.cache) {
-            if managed.can_be_mapped() {
-                return Ok(managed);
-            }
+        if let Some(managed) = self.managed.as_ref().filter(|managed| managed.can_be_mapped()) {
+            return Ok(managed);
         }
         let make = || {
             let quiet = MountOptions {
@@ -535,7 +595,7 @@ impl Inner {
                 read_only: self.info.read_only,
                 ..self.options.clone()
             };
-            let (store, _) = cache::open(None, self.info.size)?;
+            let store = cache::in_memory(self.info.size)?;
             Ok(Arc::new(Managed::new(self.below.clone(), store, self.events.clone(), &quiet)?))
         };
         // Whoever tracks this mount's writes is told of the slice's from the first on.
@@ -641,6 +701,29 @@ impl MountOptions {
 
     /// Opens the backend that a URL names and mounts it; closing the mount closes it.
     pub fn open_url(self, url: &str, options: &BackendOptions) -> Result<Mount> {
-        Mount::over(backend::open(url, options)?, self, true)
+        let opened = Opened { owns_backend: true, ..Opened::default() };
+        let error = match backend::open(url, options) {
+            Ok(backend) => return Mount::over(backend, self, opened),
+            Err(error) => error,
+        };
+        let answered = matches!(
+            error.code(),
+            Code::InvalidArgument | Code::Unsupported | Code::PermissionDenied | Code::NotAuthenticated | Code::Corrupt
+        );
+        if !self.offline || answered {
+            return Err(error);
+        }
+        let known = cache::known(self.cache.as_deref())?;
+        let ear = {
+            let events = opened.events.clone();
+            move |away: Option<Error>| match away {
+                Some(cause) => events.away(cause),
+                None => events.back(),
+            }
+        };
+        let backend = remote::open_away(url, options, &known.facts(self.read_only), Box::new(ear))?;
+        tracing::info!(%error, "the remote is away: the mount begins with its cache");
+        opened.events.away(error);
+        Mount::over(backend, self, Opened { is_away: true, ..opened })
     }
 }

@@ -70,10 +70,10 @@ pub struct MountOptions {
     pub at: Option<PathBuf>,
     /// Refuse writes; a store to a slice is a SIGSEGV.
     pub read_only: bool,
-    /// URL of a local backend that keeps pulled chunks: memory by default, or a new file. The file goes when the
-    /// mount is closed or discarded; after a crash it stays, but cannot be resumed yet.
+    /// URL of a local store that keeps pulled pages: memory by default, or a file, which keeps what was written through
+    /// a kill, and which the next mount of the same region goes on with.
     pub cache: Option<String>,
-    /// Resume a cache without an identity to compare.
+    /// Go on with a cache whose backend does not say whether it is the same region in the same version.
     pub cache_trust: bool,
     /// Of a leecher: the view that is attached before the region is here, so that attaching is no part of the pause.
     pub prepare: Option<View>,
@@ -87,7 +87,7 @@ pub struct MountOptions {
     pub pull_ranges: Vec<PullRange>,
     /// Time between background pushes; zero pushes only at sync and close. One second by default.
     pub push_interval: Duration,
-    /// Open from a cache though the remote is away.
+    /// Open from a cache in a file though the remote is away, if the backend is opened by URL.
     pub offline: bool,
     /// Read-ahead of the kernel on block devices and fuse, in bytes; by default the device's own choice,
     /// and 0 where `pull` is `demand`.
@@ -146,7 +146,7 @@ impl MountOptions {
         self
     }
 
-    /// URL of a local backend that keeps pulled chunks; a new file, which goes when the mount is closed.
+    /// URL of a local store that keeps pulled pages; a file is kept for the next mount.
     pub fn cache(mut self, url: impl Into<String>) -> Self {
         self.cache = Some(url.into());
         self

@@ -25,13 +25,15 @@ use crate::sync::atomic::{AtomicU64, Ordering, fence};
 use crate::sync::{Mutex, RwLock, pause, point};
 
 pub mod fetch;
+mod ledger;
 pub mod own;
+mod past;
 pub mod push;
 #[cfg(all(test, not(feature = "shuttle")))]
 mod tests;
 
 pub use fetch::{Ahead, Waiting, Want};
-pub use own::Ledger;
+pub use ledger::{Ledger, Writing};
 
 /// The most pages one request moves: 32 MiB, as long as a request may be.
 const LONGEST_FETCH: u64 = (32 << 20) / PAGE;
@@ -82,8 +84,10 @@ pub struct Region {
     bulk: AtomicU64,
     pushes: Pushes,
     marks: Marks,
-    /// Who is told what is here, where the store is a place of the region's own.
+    /// Who is told what is here, where the store outlives the region.
     ledger: Option<Arc<dyn Ledger>>,
+    /// Whether the store is a place of the region's own, and its backend only where it came from.
+    is_own: bool,
     /// What moved and why.
     pub(crate) figures: Figures,
 }
@@ -116,6 +120,7 @@ const TRIM_OWN: Change = Change::of(&[
     (State::Fetching, State::Filling),
     (State::Clean, State::Filling),
     (State::Dirty, State::Filling),
+    (State::Quiet, State::Filling),
 ]);
 
 impl Region {
@@ -153,6 +158,7 @@ impl Region {
             pushes: Pushes::default(),
             marks: Marks::default(),
             ledger,
+            is_own: false,
             figures: Figures::default(),
         })
     }
@@ -261,16 +267,14 @@ impl Region {
         point();
         let read = self.store.read_exact_at(buffer, offset);
         point();
-        read.map_err(|error| Error::io(format!("{}: read {} kept bytes", self.info.name, buffer.len()), error))
+        self.of_store("read", buffer.len(), read)
     }
 
     fn write_store(&self, data: &[u8], offset: u64) -> Result<()> {
         point();
         let write = self.store.write_all_at(data, offset);
         point();
-        write.map_err(|error| {
-            Error::io(format!("{}: keep {} bytes in the local cache", self.info.name, data.len()), error)
-        })
+        self.of_store("keep", data.len(), write)
     }
 
     /// Stores bytes of pages that this thread is filling.
@@ -284,10 +288,13 @@ impl Region {
     /// Reads, bringing what is missing first. `ahead` says what to fetch for a miss at a page.
     pub fn read(self: &Arc<Self>, mut buffer: Buffer, offset: u64, wait: Wait, ahead: Ahead) {
         match self.try_read(&mut buffer, offset) {
+            Some(Err(_)) if self.ledger.is_some() && !self.is_own => self.read_past(buffer, offset, wait),
             Some(outcome) => wait.completion.complete(outcome.map(|()| Reply::Data(buffer))),
+            None if self.is_failing() => self.read_past(buffer, offset, wait),
             None => {
                 let pages = self.pages_of(offset, buffer.len() as u64);
-                self.bring(pages, wait, ahead, move |region, wait, ahead| region.read(buffer, offset, wait, ahead));
+                let again = move |region: &Arc<Region>, wait, ahead| region.read(buffer, offset, wait, ahead);
+                self.bring(pages, wait, ahead, true, again);
             }
         }
     }
@@ -327,6 +334,7 @@ impl Region {
             return Ok(None);
         };
         let until = end.min(run.end * PAGE);
+        let _writing = self.is_written_to(run.clone());
         let stored = self.write_store(&data[(at - offset) as usize..(until - offset) as usize], at);
         self.marks.mark(run.clone());
         stored?;
@@ -362,9 +370,11 @@ impl Region {
         if state == State::Fetching {
             self.lose(page..page + 1);
         }
+        // Zeros that are here are a page as good as any; where nothing is, nothing may count as newer before it is.
+        let _writing = Set::ZERO.has(state).then(|| self.is_written_to(page..page + 1));
         let filled = self.fill(&content, bytes.start);
         if filled.is_ok() {
-            self.is_here(page..page + 1);
+            self.is_written(page..page + 1);
         }
         self.marks.mark(page..page + 1);
         self.states.step(page, State::Filling, if filled.is_ok() { after } else { state_after_failure(state) });
@@ -390,9 +400,8 @@ impl Region {
                 let end = offset + data.len() as u64;
                 let edge = self.partial_edges(offset, end).find(|page| Set::MISSING.has(self.states.get(*page)));
                 let page = edge.unwrap_or(offset / PAGE);
-                self.bring(page..page + 1, wait, ahead, move |region, wait, ahead| {
-                    region.write(data, offset, wait, ahead)
-                });
+                let again = move |region: &Arc<Region>, wait, ahead| region.write(data, offset, wait, ahead);
+                self.bring(page..page + 1, wait, ahead, false, again);
             }
         }
     }
@@ -467,6 +476,7 @@ impl Region {
                 reached = run.end;
             }
             if to == State::Filling {
+                let _writing = Set::STORED.has(from).then(|| self.is_written_to(run.clone()));
                 let punched = self.punch_store(&run);
                 let after = match punched {
                     Ok(()) => &TRIMMED,
@@ -475,7 +485,7 @@ impl Region {
                     Err(_) => &FILLED_DIRTY,
                 };
                 if punched.is_ok() {
-                    self.is_here(run.clone());
+                    self.is_written(run.clone());
                 }
                 self.states.change(run, after, |_, _, _| {});
                 outcome = outcome.and(punched);
@@ -486,6 +496,7 @@ impl Region {
 
     /// Trims a page that is being sent: it keeps its stored state, its bytes become a hole, then it is dirty.
     fn trim_pushing(&self, page: u64) -> Result<()> {
+        let _writing = self.is_written_to(page..page + 1);
         self.punch_store(&(page..page + 1))?;
         self.states.change(page..page + 1, &WRITTEN, |_, _, _| {});
         Ok(())

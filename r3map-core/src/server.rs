@@ -36,8 +36,10 @@ mod rpc;
 mod seeding;
 mod session;
 mod under_way;
+mod writes;
 
 use lease::Lease;
+use writes::Writes;
 
 /// What a server speaks with its clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -195,15 +197,23 @@ struct Export {
     written: AtomicBool,
     /// Who may write.
     lease: Lease,
+    /// Which version clients are told; none where nobody writes by the server.
+    writes: Option<Writes>,
     /// What moves it away, where it may be taken rather than used.
     seed: Option<Arc<Driver>>,
 }
 
 impl Export {
+    /// Makes a client the one who writes, and notes that it does.
+    fn claim_to_write(&self, client: Identity, display: &str, stopped: impl Fn() -> bool) -> Result<()> {
+        self.lease.claim(client, display, stopped)?;
+        self.writes.as_ref().map_or(Ok(()), |writes| writes.begin(client))
+    }
+
     fn of(backend: Arc<dyn Backend>) -> Export {
         let (written, lease) = (AtomicBool::new(false), Lease::default());
         let (read_only, allow, identity) = (false, Vec::new(), Identity::default());
-        Export { backend, read_only, allow, identity, written, lease, seed: None }
+        Export { backend, read_only, allow, identity, written, lease, writes: None, seed: None }
     }
 }
 
@@ -278,6 +288,7 @@ impl Server {
             read_only: options.read_only || info.read_only,
             allow: options.allow.clone(),
             identity: info.identity.map_or_else(socket::random, Ok)?,
+            writes: Some(Writes::of(&*backend).map_err(|error| error.context(&info.name))?),
             ..Export::of(backend)
         };
         self.insert(name, export)

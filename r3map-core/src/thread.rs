@@ -100,3 +100,12 @@ impl Process {
         self.0 == FORKS.load(Ordering::Relaxed)
     }
 }
+
+/// Who this is, for people elsewhere: program, process and host.
+pub fn display() -> String {
+    let program = std::env::current_exe().ok();
+    let program = program.as_deref().and_then(|path| path.file_name()).unwrap_or_default().to_string_lossy();
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let display = format!("{program}[{}]@{}", std::process::id(), host.trim());
+    display.chars().filter(|letter| letter.is_ascii_graphic()).take(crate::wire::MAX_NAME).collect()
+}

@@ -149,6 +149,7 @@ fn welcome() -> Welcome {
     Welcome {
         version: 1,
         features: 0,
+        written: None,
         moving: None,
         size: 1 << 20,
         read_only: false,

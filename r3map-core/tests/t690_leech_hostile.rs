@@ -72,6 +72,7 @@ fn serve(mut stream: TcpStream, dirty: &[u8], told: &AtomicUsize) -> std::io::Re
     let welcome = Welcome {
         version: 1,
         features: 0,
+        written: None,
         moving: Some(Moving { epoch: REGION.epoch, parts: vec![REGION.size] }),
         size: REGION.size,
         read_only: true,

@@ -16,10 +16,10 @@ use std::sync::{Arc, OnceLock};
 
 use r3map_core::{Code, Error, Mount, Result};
 
-use crate::backend::{backend_of, r3map_backend};
+use crate::backend::{backend_of, r3map_backend, r3map_backend_options};
 use crate::cancel::{cancel_of, r3map_cancel};
 use crate::error::r3map_error;
-use crate::handle::{Handle, bytes, bytes_mut, call, cancellable, free, get, invalid, place, put};
+use crate::handle::{Handle, bytes, bytes_mut, call, cancellable, free, get, invalid, place, put, text};
 use crate::options::{milliseconds, options_of};
 use crate::stats::r3map_stats;
 use options::r3map_mount_options;
@@ -106,6 +106,30 @@ pub unsafe extern "C" fn r3map_mount_open(
         let place = place(mount, "mount")?;
         let backend = backend.clone();
         let mount = cancellable(cancel.as_ref(), "open a mount", move || Mount::open(backend, options))?;
+        // SAFETY: the caller's promise: not NULL, so valid for a write.
+        unsafe { put(place, r3map_mount::from(mount)) };
+        Ok(())
+    })
+}
+
+/// Opens the backend that a URL names and mounts it: closing the mount closes the backend. Either options may be NULL. With
+/// the mount's option `offline` the remote may be away.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn r3map_mount_open_url(
+    url: *const c_char,
+    backend_options: *const r3map_backend_options,
+    options: *const r3map_mount_options,
+    cancel: *mut r3map_cancel,
+    mount: *mut *mut r3map_mount,
+) -> *mut r3map_error {
+    call("r3map_mount_open_url", || {
+        // SAFETY: the caller's promise: a C string and handles, or NULL.
+        let (url, options, cancel) = unsafe { (text(url, "URL")?, options_of(options)?, cancel_of(cancel)?) };
+        // SAFETY: as above.
+        let of_backend = unsafe { options_of(backend_options)? };
+        let (place, url) = (place(mount, "mount")?, url.to_owned());
+        let open = move || options.open_url(&url, &of_backend);
+        let mount = cancellable(cancel.as_ref(), "open a mount", open)?;
         // SAFETY: the caller's promise: not NULL, so valid for a write.
         unsafe { put(place, r3map_mount::from(mount)) };
         Ok(())

@@ -11,9 +11,11 @@ use nix::unistd::{Whence, lseek};
 
 use crate::backend::memory::punch;
 use crate::backend::{Backend, Extent, Info};
+use crate::cancel::Limit;
 use crate::error::{Code, Error, Result};
 use crate::migration::home::Home;
 use crate::url::Location;
+use crate::version::{Lineage, Version};
 
 /// A file of this host. `sync` is fdatasync.
 pub struct File {
@@ -75,6 +77,18 @@ impl File {
         identity[..8].copy_from_slice(&metadata.ino().to_le_bytes());
         identity[8..].copy_from_slice(&(apart ^ metadata.rdev()).to_le_bytes());
         Ok(identity)
+    }
+
+    /// The version of a file (or directory) by when it was written last, by whomever, and of what a server wrote down.
+    /// Block devices know nothing.
+    pub(crate) fn lineage_of(file: &std::fs::File, home: Option<&Home>, name: &str) -> Result<Option<Lineage>> {
+        let Some(home) = home else { return Ok(None) };
+        let metadata = file.metadata().map_err(|error| Error::io(format!("look at {name}"), error))?;
+        let mut writer = [0; 16];
+        writer[..8].copy_from_slice(&metadata.mtime().to_le_bytes());
+        writer[8..].copy_from_slice(&((metadata.mtime_nsec() as u64) << 32 ^ metadata.len()).to_le_bytes());
+        let count = home.version()?.map_or(0, |version| version.count);
+        Ok(Some(Lineage { version: Version { writer, count }, own: None }))
     }
 
     /// What the filesystem knows of a range of a file: its holes read as zeros. Block devices know nothing.
@@ -181,6 +195,10 @@ impl Backend for File {
 
     fn home(&self) -> Option<Arc<Home>> {
         self.home.clone()
+    }
+
+    fn lineage(&self, _limit: &Limit) -> Result<Option<Lineage>> {
+        File::lineage_of(&self.file, self.home.as_deref(), &self.info.name)
     }
 
     fn try_read_at(&self, buffer: &mut [u8], offset: u64) -> Option<Result<()>> {

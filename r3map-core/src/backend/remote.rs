@@ -14,6 +14,7 @@ use crate::error::{Code, Error, Result};
 use crate::tls::Above;
 use crate::tls::client::ClientTls;
 use crate::url::Location;
+use crate::version::{Lineage, Version};
 use crate::wire::DEFAULT_PORT;
 use crate::wire::greeting::check_name;
 use crate::wire::socket::Address;
@@ -24,6 +25,7 @@ mod link;
 
 pub(super) use client::Way;
 use client::{Client, Route};
+pub(crate) use client::{Ear, Facts};
 
 /// An export of an r3map server. A connection that is lost is made again while requests wait for it; those
 /// under way are sent once more. A server that then shows another region fails every call with `corrupt`.
@@ -61,6 +63,19 @@ impl Remote {
     fn shared(&self) -> Arc<dyn Backend> {
         Arc::new(Remote { handle: self.handle.clone() })
     }
+}
+
+/// The export that a URL names, while its server is away: it is connected to as soon as it is back, and has to show the
+/// region of these facts. `ear` hears when it comes and goes.
+pub(crate) fn open_away(url: &str, options: &BackendOptions, facts: &Facts, ear: Ear) -> Result<Arc<dyn Backend>> {
+    let location = Location::parse(url)?;
+    if !matches!(location.scheme(), "r3map" | "r3map+unix" | "r3maps") {
+        let message = format!("offline: {url} cannot be told from another region when it is back: use r3map://");
+        return Err(Error::new(Code::Unsupported, message));
+    }
+    let (route, export) = route(&location, options)?;
+    let client = Client::away(url, route, &export, facts, ear).map_err(|error| error.context(url))?;
+    Ok(Arc::new(Remote { handle: Arc::new(Handle { client }) }))
 }
 
 /// How to the server that a location names, and the name of the export there.
@@ -138,6 +153,14 @@ impl Backend for Remote {
         let completion = Completion::new(move |outcome| notifier.notify(outcome));
         self.handle.client.claim(limit.deadline, completion);
         waiter.wait(limit, "ask for the writer's lease")?.map(drop)
+    }
+
+    fn lineage(&self, _limit: &Limit) -> Result<Option<Lineage>> {
+        self.handle.client.lineage()
+    }
+
+    fn hold(&self, version: Version) {
+        self.handle.client.hold(version);
     }
 
     fn release(&self) {

@@ -9,12 +9,14 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::error::{Code, Error, Result};
-use crate::migration::record::{Record, State, Store};
+use crate::migration::record::{Record, State, Store, beside};
 use crate::migration::{Moved, part_identity};
+use crate::version::{self, Version};
 
 /// The place of a region's record, and of the lock of the one seeder or leecher that writes it.
 pub struct Home {
     store: Store,
+    version: version::Store,
     /// What is locked, where other processes could hold it too.
     region: Option<PathBuf>,
     held: AtomicBool,
@@ -23,19 +25,35 @@ pub struct Home {
 impl Home {
     /// In this process, for a region whose bytes are.
     pub fn memory() -> Arc<Home> {
-        Arc::new(Home { store: Store::memory(), region: None, held: AtomicBool::new(false) })
+        Arc::new(Home {
+            store: Store::memory(),
+            version: version::Store::memory(),
+            region: None,
+            held: AtomicBool::new(false),
+        })
     }
 
     /// Beside a region's file, or in its directory of chunks.
     pub fn beside(region: &Path) -> Arc<Home> {
         // The same place, by whatever links it is reached.
         let region = std::fs::canonicalize(region).unwrap_or_else(|_| region.to_owned());
-        Arc::new(Home { store: Store::beside(&region), region: Some(region), held: AtomicBool::new(false) })
+        let version = version::Store::Disk(beside(&region, ".r3map.version", ".r3map.version"));
+        Arc::new(Home { store: Store::beside(&region), version, region: Some(region), held: AtomicBool::new(false) })
     }
 
     /// The record, if there is one.
     pub fn load(&self) -> Result<Option<Record>> {
         self.store.load()
+    }
+
+    /// Which version of the region is here, if one was ever written down.
+    pub(crate) fn version(&self) -> Result<Option<Version>> {
+        self.version.load()
+    }
+
+    /// Writes down that this version is here, durably.
+    pub(crate) fn save_version(&self, version: Version) -> Result<()> {
+        self.version.save(version)
     }
 
     /// Whether the region may be read and written by whoever opens it: a record that says otherwise is the error

@@ -162,13 +162,7 @@ impl Store {
 
     /// Beside a region's file, or inside its directory of chunks.
     pub fn beside(region: &Path) -> Store {
-        Store(Place::Disk(if region.is_dir() {
-            region.join(".r3map.migration")
-        } else {
-            let mut name = region.as_os_str().to_owned();
-            name.push(".r3map");
-            PathBuf::from(name)
-        }))
+        Store(Place::Disk(beside(region, ".r3map", ".r3map.migration")))
     }
 
     /// Whether it outlives this process.
@@ -199,18 +193,7 @@ impl Store {
         match &self.0 {
             Place::Memory(kept) => *lock(kept) = Some(record.clone()),
             Place::Disk(path) => {
-                let mut fresh = path.as_os_str().to_owned();
-                fresh.push(".new");
-                // What an app hands over is nobody else's business.
-                let open = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh);
-                let saved = open.and_then(|mut file| {
-                    file.write_all(&record.encode())?;
-                    file.sync_data()?;
-                    std::fs::rename(&fresh, path)?;
-                    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-                    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
-                });
-                saved.map_err(|error| Error::io(format!("write {}", path.display()), error))?;
+                replace(path, &record.encode())?;
             }
         }
         Ok(())
@@ -224,6 +207,32 @@ impl fmt::Display for Store {
             Place::Disk(path) => write!(f, "its record is {}", path.display()),
         }
     }
+}
+
+/// The path of what lies beside a region's file under its name with an ending, or inside its directory under another.
+pub(crate) fn beside(region: &Path, ending: &str, inside: &str) -> PathBuf {
+    if region.is_dir() {
+        return region.join(inside);
+    }
+    let mut name = region.as_os_str().to_owned();
+    name.push(ending);
+    PathBuf::from(name)
+}
+
+/// Replaces a file whole; durable when this returns. After a crash it is the old one or the new.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(".new");
+    // What an app hands over is nobody else's business.
+    let open = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh);
+    let replaced = open.and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_data()?;
+        std::fs::rename(&fresh, path)?;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+    });
+    replaced.map_err(|error| Error::io(format!("write {}", path.display()), error))
 }
 
 fn lock(record: &Mutex<Option<Record>>) -> MutexGuard<'_, Option<Record>> {

@@ -34,6 +34,20 @@ impl Runs {
         }
     }
 
+    /// Adds the pages of the bits of a word, of which the lowest is page `first`; none from `end` on.
+    pub(crate) fn push_bits(&mut self, first: u64, mut bits: u64, end: u64) {
+        let mut page = first;
+        while bits != 0 {
+            let skip = bits.trailing_zeros();
+            let length = (bits >> skip).trailing_ones();
+            page += u64::from(skip);
+            let until = (page + u64::from(length)).min(end);
+            self.push(page.min(until)..until);
+            page += u64::from(length);
+            bits = bits.checked_shr(skip + length).unwrap_or(0);
+        }
+    }
+
     /// The runs in order.
     pub fn iter(&self) -> impl Iterator<Item = &Range<u64>> {
         self.0.iter()

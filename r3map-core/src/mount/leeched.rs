@@ -53,7 +53,6 @@ impl Mount {
                 direct: None,
                 below: managed.clone(),
                 managed: Some(managed.clone()),
-                cache: None,
                 sliced: OnceCell::new(),
                 device: OnceCell::new(),
                 fenced: OnceCell::new(),

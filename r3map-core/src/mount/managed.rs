@@ -12,6 +12,7 @@ use crate::cancel::{Limit, Waiter};
 use crate::error::{Code, Error, Result};
 use crate::event::Events;
 use crate::migration::leecher::place::Place;
+use crate::mount::cache::Cache;
 use crate::mount::direct::Seal;
 use crate::mount::puller::Puller;
 use crate::mount::pusher::Pusher;
@@ -32,6 +33,8 @@ pub struct Managed {
     ahead: Ahead,
     seal: Seal,
     own: Option<Own>,
+    /// What keeps the pages for the next mount.
+    cache: Option<Arc<Cache>>,
 }
 
 /// What a region has whose place is its own.
@@ -49,17 +52,37 @@ impl Managed {
         events: Arc<Events>,
         options: &MountOptions,
     ) -> Result<Managed> {
-        Ok(Managed::over(Region::new(backend, store, options.chunk_size)?, None, events, options))
+        Ok(Managed::over(Region::new(backend, store, options.chunk_size)?, None, None, events, options))
+    }
+
+    /// Keeps the pages of `backend` in a cache, and goes on with those that it has.
+    pub(crate) fn caching(
+        backend: Arc<dyn Backend>,
+        cache: Arc<Cache>,
+        events: Arc<Events>,
+        options: &MountOptions,
+    ) -> Result<Managed> {
+        let region = Region::caching(backend, cache.store()?, options.chunk_size, cache.clone())?;
+        let (clean, dirty) = cache.found();
+        clean.iter().for_each(|run| region.found(run.clone()));
+        dirty.iter().for_each(|run| region.found_dirty(run.clone()));
+        Ok(Managed::over(region, None, Some(cache), events, options))
     }
 
     /// Keeps the pages of a region in its own place, once it is open here: nothing is pushed.
     pub(crate) fn owning(region: Region, place: Arc<Place>, events: Arc<Events>, options: &MountOptions) -> Managed {
         let own = Own { place, door: Seal::default() };
         own.door.set(Some(Code::Suspended));
-        Managed::over(region, Some(own), events, options)
+        Managed::over(region, Some(own), None, events, options)
     }
 
-    fn over(region: Region, own: Option<Own>, events: Arc<Events>, options: &MountOptions) -> Managed {
+    fn over(
+        region: Region,
+        own: Option<Own>,
+        cache: Option<Arc<Cache>>,
+        events: Arc<Events>,
+        options: &MountOptions,
+    ) -> Managed {
         let info = region.info().clone();
         let read_only = options.read_only || info.read_only;
         let region = Arc::new(region);
@@ -71,7 +94,7 @@ impl Managed {
         };
         // What was acknowledged here may be here alone, whoever keeps the bytes below.
         let info = Info { read_only, local: false, ..info };
-        Managed { info, region, puller, pusher, ahead, seal: Seal::default(), own }
+        Managed { info, region, puller, pusher, ahead, seal: Seal::default(), own, cache }
     }
 
     /// What lets the app in, where this is a region in a place of its own: shut until it is here.
@@ -81,7 +104,7 @@ impl Managed {
 
     /// Whether a slice may map the pages where they are kept, which is in memory.
     pub(crate) fn can_be_mapped(&self) -> bool {
-        self.own.as_ref().is_none_or(|own| !own.place.is_on_disk())
+        self.cache.is_none() && self.own.as_ref().is_none_or(|own| !own.place.is_on_disk())
     }
 
     /// The next run to pull in the background, if something is left.
@@ -197,13 +220,42 @@ impl Managed {
         if self.info.read_only {
             return Ok(());
         }
+        let pushed = self.push_all(limit);
+        if let (Some(cache), Err(_)) = (&self.cache, &pushed) {
+            // What the backend cannot have yet is durable here at least; that it could not is what is said.
+            let _ = cache.settle();
+        }
         // What failed stays dirty: the next sync may bring it there.
-        self.push_all(limit).map_err(|error| error.with_retryable(true))?;
+        pushed.map_err(|error| error.with_retryable(true))?;
         if let Some(own) = &self.own {
             self.check_door()?;
             return own.place.sync();
         }
-        backend::call(self.region.backend(), Operation::Sync, limit, "sync").map(drop)
+        let sync = || backend::call(self.region.backend(), Operation::Sync, limit, "sync").map(drop);
+        match &self.cache {
+            Some(cache) => cache.synced(self.region.states(), &**self.region.backend(), limit, sync),
+            None => sync(),
+        }
+    }
+
+    /// Leaves the cache to the next mount, once nothing is under way that could still change it; it stays locked
+    /// until this is gone where that takes too long.
+    pub(crate) fn leave_cache(&self, limit: &Limit) {
+        let Some(cache) = &self.cache else { return };
+        let idle = || self.region.is_idle().then_some(());
+        let left = self.region.figures.landed.wait(limit, "close the cache", idle).and_then(|()| {
+            self.region.wait_pushing_below(1, limit)?;
+            cache.settle()
+        });
+        match left {
+            Ok(()) => cache.unlock(),
+            Err(error) => tracing::warn!(%error, "a cache was not closed as it should be"),
+        }
+    }
+
+    /// The cache in a file, if there is one.
+    pub(crate) fn cache(&self) -> Option<&Arc<Cache>> {
+        self.cache.as_ref()
     }
 }
 
@@ -240,7 +292,7 @@ impl Backend for Managed {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
         self.check_door()?;
-        if let Some(outcome) = self.region.try_read(buffer, offset) {
+        if let Some(outcome) = self.try_read_at(buffer, offset) {
             return outcome;
         }
         let (waiter, wait) = self.waiter();
@@ -275,7 +327,8 @@ impl Backend for Managed {
 
     fn try_read_at(&self, buffer: &mut [u8], offset: u64) -> Option<Result<()>> {
         match self.check_door() {
-            Ok(()) => self.region.try_read(buffer, offset),
+            // What a cache does not give is had elsewhere.
+            Ok(()) => self.region.try_read(buffer, offset).filter(|read| read.is_ok() || self.cache.is_none()),
             Err(error) => Some(Err(error)),
         }
     }

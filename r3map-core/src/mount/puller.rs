@@ -168,7 +168,7 @@ impl Puller {
                 None if self.region.fetching_bytes() > 0 => self.wait_landed(|| self.region.fetching_bytes() == 0),
                 None if self.all_here() => {
                     if away {
-                        self.events.tell(Kind::Recovered, None);
+                        self.events.back();
                     }
                     return self.events.tell(Kind::Local, None);
                 }
@@ -179,16 +179,16 @@ impl Puller {
             if now == failures {
                 if away && self.region.fetching_bytes() < self.window {
                     away = false;
-                    self.events.tell(Kind::Recovered, None);
+                    self.events.back();
                 }
                 pause = PAUSES.0;
                 continue;
             }
             failures = now;
-            if !away {
+            // A store that takes nothing is told by who keeps it.
+            if !away && !self.region.is_failing() {
                 away = true;
-                let kind = cause.as_ref().map_or(Kind::Disconnected, Kind::of_failed_fetch);
-                self.events.tell(kind, cause);
+                cause.into_iter().for_each(|cause| self.events.away(cause));
             }
             let _ = self.wake.wait(&Limit::within(pause), "pull", || self.stopped().then_some(()));
             pause = (pause * 2).min(PAUSES.1);

@@ -101,12 +101,14 @@ impl Region {
         }
     }
 
-    /// Starts fetching what is missing of `pages`, and runs `again` when the first of it has landed.
+    /// Starts fetching what is missing of `pages`, and runs `again` when the first of it has landed, or, where it
+    /// may go past a store that takes no bytes, when that is so.
     pub(super) fn bring(
         self: &Arc<Self>,
         pages: Range<u64>,
         wait: Wait,
         ahead: Ahead,
+        may_go_past: bool,
         again: impl FnOnce(&Arc<Region>, Wait, Ahead) + Send + 'static,
     ) {
         let Some(missing) = self.states.next_run(pages.clone(), Set::MISSING) else {
@@ -117,6 +119,7 @@ impl Region {
         let want = ahead(first);
         let waiting: Waiting = Box::new(move |landed| match landed {
             Ok(()) => again(&region, wait, ahead),
+            Err(_) if may_go_past && region.is_failing() => again(&region, wait, ahead),
             // Somebody else's deadline is not ours.
             Err(error) if error.code() == Code::Timeout && deadline.is_none_or(|d| Instant::now() < d) => {
                 again(&region, wait, ahead)
@@ -156,6 +159,11 @@ impl Region {
         self.bulk.fetch_add(bytes, Ordering::SeqCst);
         self.request_all(started, Priority::Bulk, deadline);
         bytes
+    }
+
+    /// Whether nothing is on its way here.
+    pub fn is_idle(&self) -> bool {
+        self.lock().by_page.is_empty()
     }
 
     /// Bytes of background fetches under way.
@@ -218,6 +226,9 @@ impl Region {
         deadline: Option<Instant>,
         tried: u32,
     ) {
+        if self.recalls(&pages) {
+            return self.land(key, Ok(Reply::Done));
+        }
         let bytes = self.bytes_of(&pages);
         // What is under way at a server that is away must not keep a region that nobody holds any more.
         let region = Arc::downgrade(self);
@@ -307,17 +318,19 @@ impl Region {
             }
             let part = self.bytes_of(&run);
             let base = pages.start * PAGE;
+            let mut came = None;
             let (filled, after) = match landed {
                 Landed::Bytes(data) => {
                     let data = &data[(part.start - base) as usize..(part.end - base) as usize];
+                    came = Some(data);
                     (self.fill(data, part.start), &FILLED)
                 }
                 Landed::Zeroes if self.ledger.is_some() => (self.punch_store(&run), &FILLED_ZERO),
                 Landed::Zeroes => (Ok(()), &FILLED_ZERO),
                 Landed::AsKept => (Ok(()), &FILLED),
             };
-            if filled.is_ok() {
-                self.is_here(run.clone());
+            if filled.is_ok() && !matches!(landed, Landed::AsKept if !self.is_own) {
+                self.is_kept(run.clone(), came);
             }
             self.states.change(run, if filled.is_ok() { after } else { &UNFILLED }, |_, _, _| {});
             outcome = outcome.and(filled);

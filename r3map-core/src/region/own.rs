@@ -10,16 +10,7 @@ use crate::backend::Backend;
 use crate::cancel::Signal;
 use crate::error::{Error, Result};
 use crate::page::{Change, Set, State};
-use crate::region::{LONGEST_FETCH, Region};
-
-/// Who is told which pages a place has.
-pub trait Ledger: Send + Sync {
-    /// The bytes of these pages are in the place. Told after they are and before anybody is told of them.
-    fn here(&self, pages: Range<u64>);
-
-    /// What is in the place of these pages is worth nothing. Told before they are asked for again.
-    fn gone(&self, pages: Range<u64>);
-}
+use crate::region::{LONGEST_FETCH, Ledger, Region};
 
 /// What can be forgotten at once.
 const KNOWN: Set = Set::of(&[
@@ -43,6 +34,7 @@ const TAKE: Change = Change::of(&[
 ]);
 const FORGOTTEN: Change = Change::of(&[(State::Filling, State::Absent)]);
 const FOUND: Change = Change::of(&[(State::Absent, State::Clean)]);
+const FOUND_DIRTY: Change = Change::of(&[(State::Absent, State::Dirty)]);
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 impl Region {
@@ -57,13 +49,23 @@ impl Region {
     ) -> Result<Region> {
         let mut region = Region::with(backend, place, chunk_size, Some(ledger))?;
         region.figures.landed = landed;
+        region.is_own = true;
         Ok(region)
     }
 
-    pub(super) fn is_here(&self, pages: Range<u64>) {
-        if let Some(ledger) = &self.ledger {
-            ledger.here(pages);
-        }
+    /// A region over `backend` whose pages are kept in a store that outlives it, of which `ledger` knows.
+    pub(crate) fn caching(
+        backend: Arc<dyn Backend>,
+        store: File,
+        chunk_size: Option<u32>,
+        ledger: Arc<dyn Ledger>,
+    ) -> Result<Region> {
+        Region::with(backend, store, chunk_size, Some(ledger))
+    }
+
+    /// As [`found`](Region::found), of pages that are newer here than at the backend.
+    pub(crate) fn found_dirty(&self, pages: Range<u64>) {
+        self.states().change(pages, &FOUND_DIRTY, |_, _, _| {});
     }
 
     /// The place has these pages already, from before this process began.

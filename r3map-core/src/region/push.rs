@@ -151,15 +151,30 @@ impl Region {
         let length = bytes.end - bytes.start;
         // A write that found these pages dirty stored its bytes before.
         fence(Ordering::SeqCst);
-        let operation = if zero {
-            Ok(Operation::Zero { offset: bytes.start, length })
-        } else {
-            let mut data = Buffer::new(length as usize);
-            self.read_store(&mut data, bytes.start).map(|()| Operation::Write { offset: bytes.start, data })
+        let ledger = self.ledger.as_ref();
+        let mut checks = Vec::new();
+        let mut checked = |bytes: Option<&[u8]>| {
+            checks = ledger.map_or_else(Vec::new, |ledger| ledger.checks(&pages, bytes));
         };
+        let begun = ledger.map_or(Ok(()), |ledger| ledger.pushing(pages.clone()));
+        let operation = begun.and_then(|()| {
+            if zero {
+                checked(None);
+                return Ok(Operation::Zero { offset: bytes.start, length });
+            }
+            let mut data = Buffer::new(length as usize);
+            self.read_store(&mut data, bytes.start)?;
+            checked(Some(&data));
+            Ok(Operation::Write { offset: bytes.start, data })
+        });
         let region = Arc::downgrade(self);
+        // A cache is nobody else's before what leaves it has arrived: it could go over what the next one pushes.
+        let ledger = self.ledger.clone();
         let completion = Completion::new(move |outcome| {
             if let Some(region) = region.upgrade() {
+                if let (Some(ledger), Ok(_)) = (&ledger, &outcome) {
+                    ledger.pushed(pages.clone(), &checks);
+                }
                 region.pushed(number, pages, length, outcome);
             }
         });

@@ -10,7 +10,7 @@ pub(crate) enum Caller {
     /// A client that has to prove who it is and has not yet.
     Unknown,
     /// A client that is known by these names.
-    #[cfg_attr(not(feature = "tls"), expect(dead_code))]
+    #[cfg_attr(not(feature = "tls"), allow(dead_code))]
     Known(Vec<String>),
 }
 

@@ -17,7 +17,7 @@ use crate::migration::seeder::peers::Peer;
 use crate::thread;
 use crate::tls::server::ServerTls;
 use crate::wire::channel::{Channel, Packet, Payload};
-use crate::wire::greeting::Moving;
+use crate::wire::greeting::{Moving, VERSIONED};
 use crate::wire::header::{SYNCED, ZEROES};
 use crate::wire::incoming::Incoming;
 use crate::wire::{self, Header, Hello, Identity, Kind, MAX_PAYLOAD, Welcome, greeting};
@@ -75,6 +75,7 @@ fn run(guest: &Guest, incoming: &mut Incoming) -> Result<()> {
         export,
         client: hello.client,
         display: hello.display.clone(),
+        versioned: hello.features & VERSIONED != 0,
         under_way: UnderWay::default(),
     });
     // A writer that comes back has its lease before it is welcomed, or is told who has it now.
@@ -154,6 +155,8 @@ pub(super) struct Connection {
     client: Identity,
     /// Who that is, for people.
     display: String,
+    /// Whether the client would know which version it is shown.
+    versioned: bool,
     under_way: UnderWay,
 }
 
@@ -163,6 +166,7 @@ impl Connection {
         Welcome {
             version,
             features: 0,
+            written: self.export.writes.as_ref().filter(|_| self.versioned).map(|writes| writes.tell(self.client)),
             moving: self
                 .export
                 .seed
@@ -215,16 +219,22 @@ impl Connection {
     /// Makes this client the writer of the export. Waits, here and for this connection alone, while another
     /// may still come back.
     fn claim(&self) -> Result<()> {
-        if self.export.read_only {
-            return Err(Error::new(Code::ReadOnly, "the export is read-only"));
-        }
+        self.check_writable()?;
         self.export.lease.claim(self.client, &self.display, || self.channel.is_stopped())
+    }
+
+    fn check_writable(&self) -> Result<()> {
+        match self.export.read_only {
+            true => Err(Error::new(Code::ReadOnly, "the export is read-only")),
+            false => Ok(()),
+        }
     }
 
     /// Why a request is refused before it reaches the backend, if it is.
     fn check(&self, header: &Header) -> Result<()> {
         if !matches!(header.kind, Kind::Read | Kind::Digest) {
-            self.claim()?;
+            self.check_writable()?;
+            self.export.claim_to_write(self.client, &self.display, || self.channel.is_stopped())?;
         }
         if header.kind != Kind::Zero && header.length > u64::from(self.max_request) {
             let message = format!("{} bytes at once; the most is {}", header.length, self.max_request);

@@ -2,6 +2,7 @@
 
 use crate::error::{Code, Error, Result};
 use crate::page::PAGE;
+use crate::version::Version;
 use crate::wire::header::RETRYABLE;
 use crate::wire::{Header, Identity, Kind, MAX_MESSAGE, MAX_NAME};
 
@@ -33,8 +34,10 @@ pub struct Hello {
 pub struct Welcome {
     /// The version of the protocol that is spoken from here on.
     pub version: u16,
-    /// The features that are used from here on, but for [`MIGRATE`].
+    /// The features that are used from here on, but for [`MIGRATE`] and [`VERSIONED`].
     pub features: u64,
+    /// Which version of the region this is, where the client asked for that.
+    pub written: Option<Version>,
     /// Of a region that may be moved, where the client asked for that.
     pub moving: Option<Moving>,
     /// Size of the region in bytes.
@@ -77,6 +80,8 @@ impl Moving {
 
 /// Feature: frames of a migration are spoken, and the greetings say what that needs.
 pub const MIGRATE: u64 = 1;
+/// Feature: the server says which version of the region it shows.
+pub const VERSIONED: u64 = 2;
 /// The most regions that move as one.
 pub const MAX_PARTS: usize = 256;
 const READ_ONLY: u32 = 1;
@@ -127,7 +132,9 @@ impl Welcome {
         bytes.extend(self.version.to_le_bytes());
         bytes.extend(0_u16.to_le_bytes());
         bytes.extend((if self.read_only { READ_ONLY } else { 0 }).to_le_bytes());
-        bytes.extend((self.features | if self.moving.is_some() { MIGRATE } else { 0 }).to_le_bytes());
+        let moving = if self.moving.is_some() { MIGRATE } else { 0 };
+        let written = if self.written.is_some() { VERSIONED } else { 0 };
+        bytes.extend((self.features | moving | written).to_le_bytes());
         bytes.extend(self.size.to_le_bytes());
         bytes.extend(self.chunk_size.to_le_bytes());
         bytes.extend(self.alignment.to_le_bytes());
@@ -140,6 +147,7 @@ impl Welcome {
             bytes.extend((parts.len() as u32).to_le_bytes());
             parts.iter().for_each(|size| bytes.extend(size.to_le_bytes()));
         }
+        bytes.extend(self.written.iter().flat_map(Version::encode));
         bytes
     }
 
@@ -152,7 +160,11 @@ impl Welcome {
         let (chunk_size, alignment, max_request, _) = (fields.u32()?, fields.u32()?, fields.u32()?, fields.u32()?);
         let (identity, keeper) = (fields.identity()?, fields.identity()?);
         let moving = if features & MIGRATE != 0 { Some(Moving::take(&mut fields)?) } else { None };
-        let features = features & !MIGRATE;
+        let written = match features & VERSIONED {
+            0 => None,
+            _ => Some(Version { writer: fields.identity()?, count: fields.u64()? }),
+        };
+        let features = features & !(MIGRATE | VERSIONED);
         let chunk = (4 << 10)..=(32 << 20);
         let sound = chunk_size.is_power_of_two()
             && chunk.contains(&chunk_size)
@@ -166,7 +178,20 @@ impl Welcome {
             return Err(Error::new(Code::Corrupt, "a WELCOME was refused: its sizes make no sense"));
         }
         let read_only = flags & READ_ONLY != 0;
-        Ok(Welcome { version, features, moving, size, read_only, chunk_size, alignment, max_request, identity, keeper })
+        let welcome = Welcome {
+            version,
+            features,
+            written,
+            moving,
+            size,
+            read_only,
+            chunk_size,
+            alignment,
+            max_request,
+            identity,
+            keeper,
+        };
+        Ok(welcome)
     }
 }
 

@@ -5,10 +5,11 @@
 //! test tries new ones.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Barrier;
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use r3map_core::{DeviceChoice, Mode, Mount, MountOptions, Pull};
+use r3map_core::backend::memory::Memory;
+use r3map_core::{Code, DeviceChoice, Mode, Mount, MountOptions, Pull};
 
 mod random;
 #[path = "../../../tests/skip.rs"]
@@ -28,6 +29,8 @@ struct Case {
     shape: Shape,
     kind: Kind,
     size: u64,
+    /// Whether pages are kept in a file, which the next mount goes on with.
+    cached: bool,
     options: MountOptions,
 }
 
@@ -51,7 +54,9 @@ impl Case {
             deadline: Duration::from_secs(20),
             ..MountOptions::default()
         };
-        (Case { shape, kind, size: random.one_of(&sizes), options }, random)
+        let cached = mode == Mode::Managed && shape == Shape::Handle && random.below(2) == 0;
+        let options = MountOptions { cache_trust: cached, ..options };
+        (Case { shape, kind, size: random.one_of(&sizes), cached, options }, random)
     }
 }
 
@@ -68,7 +73,7 @@ struct Run {
 
 impl Run {
     fn new(seed: u64, shape: Shape) -> Run {
-        let (case, mut random) = Case::of(seed, shape);
+        let (mut case, mut random) = Case::of(seed, shape);
         // Stretches of bytes and of nothing: a backend may tell zeroes without sending them.
         let mut model = vec![0; case.size as usize];
         for _ in 0..random.below(20) {
@@ -80,6 +85,7 @@ impl Run {
             }
         }
         let store = Store::new(case.kind, &model, seed);
+        case.options.cache = case.cached.then(|| store.cache());
         let mount = case.options.clone().open(store.open(&mut random)).unwrap();
         let view = View::of(&mount, shape);
         Run { case, store, random, mount, view, model }
@@ -120,7 +126,10 @@ impl Run {
             88..94 => self.sync(),
             94..96 if self.case.options.mode == Mode::Managed => self.mount.pull(offset, length).unwrap(),
             96..98 if self.case.options.mode == Mode::Managed => self.mount.prefetch(offset, length).unwrap(),
-            98..100 => self.reopen(),
+            98..100 => {
+                drop(handle);
+                self.reopen();
+            }
             _ => {}
         }
     }
@@ -141,7 +150,25 @@ impl Run {
         self.expect("after sync the store", &self.store.bytes(), 0);
     }
 
+    /// Dropped as it is: the next mount has its cache, and pushes what this one did not.
+    fn drop_and_reopen(&mut self) {
+        self.mount = MountOptions::default().open(Arc::new(Memory::new(1).unwrap())).unwrap();
+        self.view = View::Handle(self.mount.clone());
+        let until = Instant::now() + self.case.options.deadline;
+        self.mount = loop {
+            match self.case.options.clone().open(self.store.open(&mut self.random)) {
+                // A push of the last one may be on its way still.
+                Err(error) if error.code() == Code::Busy && Instant::now() < until => {}
+                mount => break mount.unwrap(),
+            }
+        };
+        self.view = View::of(&self.mount, self.case.shape);
+    }
+
     fn reopen(&mut self) {
+        if self.case.cached && self.random.below(2) == 0 {
+            return self.drop_and_reopen();
+        }
         self.view = View::Handle(self.mount.clone());
         self.insist("close", || self.mount.close());
         self.expect("after close the store", &self.store.bytes(), 0);

@@ -77,6 +77,11 @@ impl Store {
         }
     }
 
+    /// Where a mount of it may keep its pages.
+    pub fn cache(&self) -> String {
+        format!("file://{}.cache", self.file.display())
+    }
+
     /// What is stored.
     pub fn bytes(&self) -> Vec<u8> {
         if matches!(self.kind, Kind::File) {
@@ -98,6 +103,10 @@ impl Drop for Store {
         }
         let _ = std::fs::remove_file(&self.file);
         let _ = std::fs::remove_dir_all(&self.file);
+        let cache = self.cache();
+        for ending in ["", ".r3map-cache"] {
+            let _ = std::fs::remove_file(format!("{}{ending}", &cache["file://".len()..]));
+        }
     }
 }
 

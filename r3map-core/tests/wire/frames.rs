@@ -1,5 +1,6 @@
 //! Golden frames: bytes written down once, made without this library, that every version must read and write.
 
+use r3map_core::version::Version;
 use r3map_core::wire::header::{RETRYABLE, SYNCED, ZEROES};
 use r3map_core::wire::{HEADER_LENGTH, Header, Hello, Kind, Welcome, greeting};
 use r3map_core::{Code, Error};
@@ -73,6 +74,7 @@ fn greetings_are_the_golden_ones() {
     let welcome = Welcome {
         version: 1,
         features: 0,
+        written: None,
         moving: None,
         size: 1_234_567,
         read_only: true,
@@ -85,6 +87,15 @@ fn greetings_are_the_golden_ones() {
     let payload = check(WELCOME, Header::new(Kind::Welcome, 0));
     assert_eq!(Welcome::decode(&payload).unwrap(), welcome);
     assert_eq!(welcome.encode(), payload);
+    // With a version the feature's bit is set, and it stands behind the rest.
+    let versioned = Welcome { written: Some(Version { writer: numbered(48), count: 0x0102 }), ..welcome };
+    let mut golden = payload.to_vec();
+    golden[8] = 2;
+    golden.extend(numbered(48));
+    golden.extend([2, 1, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(versioned.encode(), golden);
+    assert_eq!(Welcome::decode(&golden).unwrap(), versioned);
+    assert!(Welcome::decode(&golden[..golden.len() - 1]).is_err());
 }
 
 #[test]

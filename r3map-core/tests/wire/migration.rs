@@ -183,6 +183,7 @@ fn greetings_of_a_migration_say_the_session_the_epoch_and_the_parts() {
     let welcome = Welcome {
         version: 1,
         features: 0,
+        written: None,
         moving: Some(Moving { epoch: 7, parts: vec![5000, 1808] }),
         size: 10_000,
         read_only: false,

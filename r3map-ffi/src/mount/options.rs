@@ -128,8 +128,8 @@ pub unsafe extern "C" fn r3map_mount_options_set_read_only(options: *mut r3map_m
     unsafe { set(options, "read_only", Ok(read_only), |core, value| core.read_only = value) }
 }
 
-/// URL of a local backend that keeps pulled chunks. By default they are kept in memory. A file is new at each mount and
-/// goes when that is closed or discarded.
+/// URL of a local store that keeps pulled pages. By default they are kept in memory. A file keeps what was written through
+/// a kill, and the next mount of the same region goes on with it; only discard takes it away.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn r3map_mount_options_set_cache(options: *mut r3map_mount_options, url: *const c_char) {
     // SAFETY: the caller's promise: options and a C string, or NULL.

@@ -78,7 +78,7 @@ class MountOptions(BackendOptions, total=False):
     read_only: bool | None
     """Refuse writes; views of a slice are read-only."""
     cache: str | None
-    """URL of a local backend that keeps pulled chunks; memory by default."""
+    """URL of a local store that keeps pulled pages, memory by default; a file is kept for the next mount."""
     cache_trust: bool | None
     """Resume a cache without an identity to compare."""
     chunk_size: Size | None

@@ -15,9 +15,11 @@ use crate::backend::{Completion, Info, Operation, Priority, Reply, Request};
 use crate::buffer::{Buffer, is_zero};
 use crate::cancel::{Limit, Waiter};
 use crate::error::{Code, Error, Result};
-use crate::thread::Process;
+use crate::thread::{self, Process};
 use crate::tls::client::ClientTls;
+use crate::version::{Lineage, Version};
 use crate::wire::channel::{Channel, Packet, Payload};
+use crate::wire::greeting::VERSIONED;
 use crate::wire::incoming::Incoming;
 use crate::wire::socket::{self, Address};
 use crate::wire::{self, Header, Hello, Identity, Kind, Welcome, greeting};
@@ -26,6 +28,8 @@ use crate::wire::{self, Header, Hello, Identity, Kind, Welcome, greeting};
 const GREETING_TIME: Duration = Duration::from_secs(10);
 /// How long a server may take to take the lease back.
 const RELEASE_TIME: Duration = Duration::from_secs(1);
+/// The role of a connection that only asks for the version.
+const ASKING: u16 = u16::MAX;
 /// More requests at once than this fill no network the server's answers do not fill already.
 const CONCURRENCY: u32 = 64;
 
@@ -48,6 +52,31 @@ pub struct Way {
     pub tls: Option<Box<ClientTls>>,
 }
 
+/// What must be known of a region to begin while its server is away.
+pub struct Facts {
+    /// Its identity, where it has one.
+    pub identity: Option<Identity>,
+    /// Its version, where it has one.
+    pub version: Option<Version>,
+    /// As which client the versions were made that are this one's own.
+    pub own: Option<Identity>,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Unit of transfer in bytes.
+    pub chunk_size: u32,
+    /// Alignment in bytes.
+    pub alignment: u32,
+    /// The longest request in bytes.
+    pub max_request: u32,
+    /// Whether writes are refused.
+    pub read_only: bool,
+    /// Whether it is to be written to.
+    pub will_write: bool,
+}
+
+/// Who hears that the server is away, and why, or back.
+pub type Ear = Box<dyn Fn(Option<Error>) + Send + Sync>;
+
 /// A client of one export.
 pub struct Client {
     process: Process,
@@ -58,6 +87,8 @@ pub struct Client {
     identity: Identity,
     /// Of a client to which the region is to be moved.
     pub(super) leech: Option<Leech>,
+    /// Of a client that began while the server was away: who hears of it.
+    ear: Option<Ear>,
     kept: Mutex<Kept>,
     /// Whether this client has the writer's lease, as far as it knows.
     writer: AtomicBool,
@@ -73,6 +104,12 @@ struct Kept {
     acknowledged: u64,
     /// How many of those were so before a sync that worked.
     synced: u64,
+    /// The version that the server said last, where it says one.
+    version: Option<Version>,
+    /// The version whose bytes are kept by whoever uses this client: no other but those it makes will do.
+    held: Option<Version>,
+    /// How many connections were made to ask for the version.
+    asked: u64,
     /// Set when the keeper of writes that were not synced is gone: every later sync says so.
     lost: Option<Error>,
 }
@@ -81,17 +118,8 @@ impl Client {
     /// Connects, greets, and starts the threads. A client that leeches a region it knows starts also while the
     /// server is away.
     pub fn start(url: &str, route: Route, export: &str, leech: Option<Leech>) -> Result<Arc<Client>> {
-        let hello = Hello {
-            versions: (wire::OLDEST_VERSION, wire::NEWEST_VERSION),
-            features: 0,
-            session: leech.as_ref().map(Leech::session),
-            client: socket::random()?,
-            generation: 1,
-            role: 0,
-            write: false,
-            export: export.to_owned(),
-            display: display(),
-        };
+        let session = leech.as_ref().map(Leech::session);
+        let hello = Client::hello(export, socket::random()?, session);
         let deadline = Instant::now() + GREETING_TIME;
         let (socket, way) = match route {
             Route::Descriptor(socket) => (Ok(socket), None),
@@ -116,6 +144,55 @@ impl Client {
         if let (Some(leech), Some(moving)) = (&leech, &welcome.moving) {
             leech.greeted(moving);
         }
+        Client::begin(url, way, hello, (welcome, connected), (leech, None))
+    }
+
+    /// Begins while the server is away, with what is known of the region. Once it is back it has to be the same, in
+    /// that version or one of its own.
+    pub fn away(url: &str, route: Route, export: &str, facts: &Facts, ear: Ear) -> Result<Arc<Client>> {
+        let Route::Address(way) = route else {
+            return Err(Error::new(Code::Unsupported, "a socket that was brought cannot be connected again"));
+        };
+        let hello = Client::hello(export, facts.own.map_or_else(socket::random, Ok)?, None);
+        let welcome = Welcome {
+            version: wire::NEWEST_VERSION,
+            features: 0,
+            written: facts.version,
+            moving: None,
+            size: facts.size,
+            read_only: facts.read_only,
+            chunk_size: facts.chunk_size,
+            alignment: facts.alignment,
+            max_request: facts.max_request,
+            identity: facts.identity.unwrap_or_default(),
+            keeper: Identity::default(),
+        };
+        // Who will write has the lease before the server says the version.
+        let hello = Hello { write: facts.will_write, ..hello };
+        Client::begin(url, Some(way), hello, (welcome, None), (None, Some(ear)))
+    }
+
+    fn hello(export: &str, client: Identity, session: Option<Identity>) -> Hello {
+        Hello {
+            versions: (wire::OLDEST_VERSION, wire::NEWEST_VERSION),
+            features: VERSIONED,
+            session,
+            client,
+            generation: 1,
+            role: 0,
+            write: false,
+            export: export.to_owned(),
+            display: thread::display(),
+        }
+    }
+
+    fn begin(
+        url: &str,
+        way: Option<Way>,
+        hello: Hello,
+        (welcome, connected): (Welcome, Option<Connected>),
+        (leech, ear): (Option<Leech>, Option<Ear>),
+    ) -> Result<Arc<Client>> {
         let info = Info {
             local: false,
             read_only: welcome.read_only,
@@ -128,6 +205,8 @@ impl Client {
             ..Info::local(url, welcome.size)
         };
         let roles = if way.is_some() { 2 } else { 1 };
+        let writer = AtomicBool::new(hello.write);
+        let held = welcome.written.filter(|_| ear.is_some());
         let client = Arc::new(Client {
             process: Process::current(),
             way,
@@ -135,8 +214,17 @@ impl Client {
             info,
             identity: welcome.identity,
             leech,
-            kept: Mutex::new(Kept { keeper: welcome.keeper, acknowledged: 0, synced: 0, lost: None }),
-            writer: AtomicBool::new(false),
+            ear,
+            kept: Mutex::new(Kept {
+                keeper: welcome.keeper,
+                acknowledged: 0,
+                synced: 0,
+                version: welcome.written,
+                held,
+                asked: 0,
+                lost: None,
+            }),
+            writer,
             links: Links::new(roles),
             closed: OnceCell::new(),
         });
@@ -149,10 +237,21 @@ impl Client {
         self.leech.as_ref()
     }
 
-    /// Tells whoever drives a migration, whose connection the first one is.
+    /// Whether it is to be connected all the time, and not only when somebody asks for something.
+    pub(super) fn is_eager(&self) -> bool {
+        self.leech.is_some() || self.ear.is_some()
+    }
+
+    /// Tells who would know what became of the first connection, or came by it.
     pub(super) fn tell(&self, role: u16, heard: Heard) {
-        if let Some(leech) = self.leech.as_ref().filter(|_| role == 0) {
-            leech.hear(heard);
+        if role > 0 {
+            return;
+        }
+        match (&self.leech, &self.ear, heard) {
+            (Some(leech), _, heard) => leech.hear(heard),
+            (None, Some(ear), Heard::Connected) => ear(None),
+            (None, Some(ear), Heard::Lost(error)) => ear(Some(error)),
+            _ => {}
         }
     }
 
@@ -256,8 +355,40 @@ impl Client {
         if welcome.size != self.info.size || welcome.identity != self.identity || !same_parts {
             return Err(changed(&self.info.name, welcome, self.info.size));
         }
-        self.kept().now_with(welcome.keeper, &self.info.name);
+        let mut kept = self.kept();
+        let is_own = |version: Version| version.writer == self.hello.client;
+        if kept.held.is_some() && kept.held != welcome.written && !welcome.written.is_some_and(is_own) {
+            let message = format!(
+                "{}: somebody else wrote to the region while it was away: what is kept of it here is of an older \
+                 version, and what was not pushed would go over theirs",
+                self.info.name
+            );
+            return Err(Error::new(Code::Corrupt, message));
+        }
+        kept.version = welcome.written;
+        kept.now_with(welcome.keeper, &self.info.name);
         Ok(())
+    }
+
+    /// Asks which version the server has by now, by a connection for that alone: with the lease it stays that one.
+    pub fn lineage(&self) -> Result<Option<Lineage>> {
+        if self.way.is_some() && self.ear.is_none() && self.kept().version.is_some() {
+            let asked = {
+                let mut kept = self.kept();
+                kept.asked += 1;
+                kept.asked
+            };
+            let connected = self.connect_again(ASKING, asked).map_err(|absence| match absence {
+                Absence::Away(error) | Absence::Refused(error) | Absence::Changed(error) => error,
+            })?;
+            connected.channel.shutdown();
+        }
+        Ok(self.kept().version.map(|version| Lineage { version, own: Some(self.hello.client) }))
+    }
+
+    /// Goes on with this version, or its own, only.
+    pub fn hold(&self, version: Version) {
+        self.kept().held = Some(version);
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -394,13 +525,4 @@ fn greet(
         None => {}
     }
     Ok((Connected { channel, incoming }, Ok(welcome)))
-}
-
-/// Who this is, for the people at the server: program, process and host.
-fn display() -> String {
-    let program = std::env::current_exe().ok();
-    let program = program.as_deref().and_then(|path| path.file_name()).unwrap_or_default().to_string_lossy();
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let display = format!("{program}[{}]@{}", std::process::id(), host.trim());
-    display.chars().filter(|letter| letter.is_ascii_graphic()).take(wire::MAX_NAME).collect()
 }

@@ -57,6 +57,7 @@ impl Known {
         Welcome {
             version,
             features: 0,
+            written: None,
             moving: None,
             size: self.size,
             read_only: true,

@@ -127,7 +127,7 @@ impl Protocol for Client {
     }
 
     fn is_wanted(&self, role: u16) -> bool {
-        role == 0 && self.leech.is_some()
+        role == 0 && self.is_eager()
     }
 
     fn connected(&self, role: u16) {

@@ -131,16 +131,7 @@ impl PageMap {
     fn runs(&self) -> Runs {
         let mut runs = Runs::default();
         for (index, word) in self.here.iter().enumerate() {
-            let (mut bits, mut page) = (word.load(Ordering::Relaxed), index as u64 * PER_WORD);
-            while bits != 0 {
-                let skip = bits.trailing_zeros();
-                let length = (bits >> skip).trailing_ones();
-                page += u64::from(skip);
-                let end = (page + u64::from(length)).min(self.pages);
-                runs.push(page.min(end)..end);
-                page += u64::from(length);
-                bits = bits.checked_shr(skip + length).unwrap_or(0);
-            }
+            runs.push_bits(index as u64 * PER_WORD, word.load(Ordering::Relaxed), self.pages);
         }
         runs
     }
@@ -148,7 +139,7 @@ impl PageMap {
 
 impl Ledger for PageMap {
     fn here(&self, pages: Range<u64>) {
-        each(&self.here, pages, |word, bits| {
+        self.here.each(pages, |word, bits| {
             word.fetch_or(bits, Ordering::SeqCst);
         });
         if !self.grown.load(Ordering::Relaxed) {
@@ -163,19 +154,8 @@ impl Ledger for PageMap {
                 word.fetch_and(!bits, Ordering::SeqCst);
             }
         };
-        each(&self.here, pages.clone(), clear);
-        each(&self.durable, pages, clear);
-    }
-}
-
-/// Calls `change` for each word that has bits of these pages.
-fn each(words: &Words, pages: Range<u64>, change: impl Fn(&AtomicU64, u64)) {
-    let mut page = pages.start;
-    while page < pages.end {
-        let bit = page % PER_WORD;
-        let count = (pages.end - page).min(PER_WORD - bit);
-        change(&words[(page / PER_WORD) as usize], (u64::MAX >> (PER_WORD - count)) << bit);
-        page += count;
+        self.here.each(pages.clone(), clear);
+        self.durable.each(pages, clear);
     }
 }
 

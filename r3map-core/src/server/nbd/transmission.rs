@@ -181,7 +181,7 @@ impl Connection {
             let Peer { identity, display, .. } = &self.peer;
             // It may wait, and then nobody else shall.
             self.channel.uncork()?;
-            self.export.lease.claim(*identity, display, || self.channel.is_stopped())?;
+            self.export.claim_to_write(*identity, display, || self.channel.is_stopped())?;
             self.export.written.store(true, Ordering::SeqCst);
         }
         Ok(())
