@@ -12,7 +12,7 @@
 use crate::wire::Identity;
 
 pub mod destination;
-mod fields;
+pub(crate) mod fields;
 pub mod home;
 pub mod leecher;
 pub mod message;
