@@ -197,7 +197,7 @@ mod tests {
         let mut ahead = [0; 4];
         for step in 0..3 {
             for (reader, ahead) in ahead.iter_mut().enumerate() {
-                let at = 10_000 * reader as u64 + step * [1, 16, 3, 50][reader];
+                let at = [0, 17_000, 90_000, 400_000][reader] + step * [1, 16, 3, 50][reader];
                 *ahead = pages(&streams.missed(at..at + 1, END));
             }
         }
