@@ -38,6 +38,8 @@ pub struct Puller {
     events: Arc<Events>,
     /// Whether a thread pulls by itself, once it is started.
     background: bool,
+    /// Whether it does at this moment.
+    is_pulling: AtomicBool,
     order: Order,
     streams: Mutex<Streams>,
     window: Mutex<Window>,
@@ -64,6 +66,7 @@ impl Puller {
         Ok(Puller {
             events,
             background: is_all || options.trace.is_some(),
+            is_pulling: AtomicBool::new(false),
             order: Order::new(named, trace, is_all),
             streams: Mutex::default(),
             window: Mutex::new(Window::new(memory(), options.max_in_flight)),
@@ -124,9 +127,8 @@ impl Puller {
 
     /// Adds the figures of the background.
     pub fn put_into(&self, stats: &mut Stats) {
-        let states = self.region.states();
         let left = if self.order.is_all() { self.region.info().size - self.region.local_bytes() } else { 0 };
-        let is_pulling = self.background && (left > 0 || !self.order.is_all()) && states.pages() > 0;
+        let is_pulling = self.is_pulling.load(Ordering::Relaxed);
         let window = lock(&self.window);
         let rate = if is_pulling { window.rate(Instant::now()) } else { 0 };
         stats.put("pull_rate", rate);
@@ -140,7 +142,11 @@ impl Puller {
             return Ok(());
         }
         let puller = self.clone();
-        let started = thread::spawn("r3map-pull", move || puller.run());
+        self.is_pulling.store(true, Ordering::Relaxed);
+        let started = thread::spawn("r3map-pull", move || {
+            puller.run();
+            puller.is_pulling.store(false, Ordering::Relaxed);
+        });
         let started = started.map_err(|error| Error::io("start the puller", error))?;
         *lock(&self.thread) = Some(started);
         Ok(())
