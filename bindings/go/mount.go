@@ -1,5 +1,6 @@
 package r3map
 
+// #include <stdlib.h>
 // #include <r3map.h>
 import "C"
 

@@ -19,7 +19,7 @@ use r3map_core::{Code, Error, Mount, Result};
 use crate::backend::{backend_of, r3map_backend};
 use crate::cancel::{cancel_of, r3map_cancel};
 use crate::error::r3map_error;
-use crate::handle::{Handle, bytes, bytes_mut, call, cancellable, free, get, invalid, place, put};
+use crate::handle::{Handle, bytes, bytes_mut, call, cancellable, free, get, invalid, place, put, text};
 use crate::options::{milliseconds, options_of};
 use crate::stats::r3map_stats;
 use options::r3map_mount_options;

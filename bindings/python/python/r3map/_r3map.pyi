@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Protocol, Self, Unpack, final
