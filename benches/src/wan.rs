@@ -1,7 +1,5 @@
 //! Managed mounts of a region that is far away, over a network one can shape: 1 Gbit/s each way unless said.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};

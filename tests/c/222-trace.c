@@ -3,8 +3,9 @@
 
 int main(void)
 {
-    char bytes[4096], path[200];
-    snprintf(path, sizeof path, "%s/trace", scratch());
+    char bytes[4096];
+    struct file file = new_file("trace", 0);
+    const char *path = file.path;
     r3map_mount *mount = open_mount("memory:?size=1MiB", "mode", "managed");
     OK(r3map_mount_read_at(mount, bytes, sizeof bytes, 40960, NULL));
     OK(r3map_mount_trace_save(mount, path, NULL));

@@ -222,7 +222,8 @@ impl Window {
         let least = self.trips.least().unwrap_or_default();
         let age = REMEMBERED.1.max(least * REMEMBERED.0);
         self.rates.push_back((now, rate));
-        while self.rates.len() > 2 && self.rates.front().is_some_and(|(at, _)| now.saturating_duration_since(*at) > age) {
+        while self.rates.len() > 2 && self.rates.front().is_some_and(|(at, _)| now.saturating_duration_since(*at) > age)
+        {
             self.rates.pop_front();
         }
         if self.is_fixed {
