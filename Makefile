@@ -14,7 +14,7 @@ include := $(DESTDIR)$(PREFIX)/include
 bin := $(DESTDIR)$(PREFIX)/bin
 man := $(DESTDIR)$(PREFIX)/share/man/man1
 
-.PHONY: help setup build demo demo-nbd test test-rust test-c test-python test-go test-mixed test-command test-guest test-qemu soak bench install uninstall lint docs clean
+.PHONY: help setup build demo demo-nbd test test-rust test-c test-python test-go test-mixed test-command test-guest test-qemu soak bench bench-wan install uninstall lint docs clean
 
 help:
 	@echo 'make setup       install what is missing (as root; else it says what to install)'
@@ -25,6 +25,7 @@ help:
 	@echo 'make test-qemu   the device tests on a stock Debian kernel in QEMU, some 15 minutes'
 	@echo 'make soak        SECONDS=600: migrations simulated, killed and chained, with new seeds in each round'
 	@echo 'make bench       figures, each beside a floor or a peer of the same run (WHAT=copy: those named so)'
+	@echo 'make bench-wan   the same of mounts over 10, 30 and 100 ms, a few minutes'
 	@echo 'make install     PREFIX=$(PREFIX) DESTDIR=: the r3map command and its manual, libr3map, r3map.h, r3map.pc'
 	@echo 'make uninstall   with the same PREFIX and DESTDIR'
 	@echo 'make lint        formatting and lints'
@@ -74,6 +75,11 @@ bench:
 	@test -e /sys/block/nbd0 || { echo 'On /dev/nbdX, in a User-Mode Linux guest:'; \
 		tests/kernel/run --memory 1G --timeout 300 -- $(abspath $(built))/r3map-bench nbd || \
 		echo 'nbd: not measured, for the reason above'; }
+
+bench-wan:
+	@scripts/setup bench
+	$(CARGO) build --release --locked -p r3map-benches
+	$(built)/r3map-bench wan:
 
 install: build
 	install -d $(bin) $(include) $(lib)/pkgconfig

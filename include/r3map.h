@@ -405,6 +405,10 @@ void r3map_mount_options_set_chunk_size(r3map_mount_options *options, uint64_t b
 // When pages of a managed mount are pulled, one of r3map_pull.
 void r3map_mount_options_set_pull(r3map_mount_options *options, uint32_t pull);
 
+// A file that r3map_mount_trace_save wrote: what it names is pulled in its order, after the ranges to pull first and before
+// all else; where `pull` is demand nothing else is pulled by itself.
+void r3map_mount_options_set_trace(r3map_mount_options *options, const char *path);
+
 // Adds a range to pull first: of several, that of the highest priority.
 void r3map_mount_options_add_pull_range(r3map_mount_options *options,
                                         uint64_t offset,
@@ -566,6 +570,10 @@ r3map_error *r3map_mount_pull(r3map_mount *mount, uint64_t offset, uint64_t leng
 
 // Asks for a range and returns at once.
 r3map_error *r3map_mount_prefetch(r3map_mount *mount, uint64_t offset, uint64_t length);
+
+// Keeps the order in which pages were accessed for the first time in a file, which is replaced whole, for
+// r3map_mount_options_set_trace of a later mount. Of a slice by userfaultfd only what was not here when it was touched counts.
+r3map_error *r3map_mount_trace_save(r3map_mount *mount, const char *path, r3map_cancel *cancel);
 
 // The parts of a range that are not here, in order. `count` is how many there are; as many as `capacity` allows are
 // written to `ranges`, which may be NULL where `capacity` is 0. With more than that, ask again with a larger array,

@@ -68,6 +68,26 @@ pub fn pull_through(size: u64, conditions: &Conditions) -> f64 {
     seconds
 }
 
+/// A bare push through such a network: the time until word is back that the other side has stored the last byte.
+pub fn push_through(size: u64, conditions: &Conditions) -> f64 {
+    LazyLock::force(&SOURCE);
+    let store = memory_file(size);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let network = Network::to(&listener.local_addr().unwrap().to_string(), conditions.clone()).unwrap();
+    let server = thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        receive(&stream, size, &store);
+        stream.write_all(&[1]).unwrap();
+    });
+    let seconds = time(|| {
+        let mut stream = TcpStream::connect(network.address()).unwrap();
+        send(&stream, size);
+        stream.read_exact(&mut [0]).unwrap();
+    });
+    server.join().unwrap();
+    seconds
+}
+
 /// The same over a UNIX socket.
 pub fn pull_unix(size: u64) -> f64 {
     LazyLock::force(&SOURCE);

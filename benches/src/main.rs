@@ -18,6 +18,7 @@ mod nbd_wire;
 mod slice;
 mod state;
 mod tls;
+mod wan;
 
 /// What a figure should be.
 pub enum Goal {
@@ -86,6 +87,16 @@ const FIGURES: &[Figure] = &[
     Figure { name: "grpc: server / Go's grpc, 256 KiB", goal: Goal::AtLeast(1.5), measure: grpc::server },
     Figure { name: "native / grpc, 256 KiB", goal: Goal::AtLeast(1.3), measure: grpc::native },
     Figure { name: "tls: 1 GiB tcp -> memory / in plain", goal: Goal::AtLeast(0.5), measure: tls::copied },
+    Figure { name: "wan: read 256 MiB at 10 ms / at 0 ms", goal: Goal::AtLeast(0.9), measure: wan::read_10 },
+    Figure { name: "wan: read 256 MiB at 30 ms / at 0 ms", goal: Goal::AtLeast(0.9), measure: wan::read_30 },
+    Figure { name: "wan: read 1 GiB at 100 ms / at 0 ms", goal: Goal::AtLeast(0.85), measure: wan::read_100 },
+    Figure { name: "wan: unshaped, time / allowed", goal: Goal::AtMost(1.0), measure: wan::unbounded },
+    Figure { name: "wan: demand p99 under pull beyond RTT, ms", goal: Goal::AtMost(5.0), measure: wan::demand },
+    Figure { name: "wan: first byte at 30 ms, ms", goal: Goal::AtMost(65.0), measure: wan::first_byte },
+    Figure { name: "wan: write + sync at 30 ms / bare push", goal: Goal::AtLeast(0.8), measure: wan::write_speed },
+    Figure { name: "wan: bytes pushed / dirtied", goal: Goal::AtMost(1.05), measure: wan::write_bytes },
+    Figure { name: "wan: hot set with trace / without", goal: Goal::AtMost(0.2), measure: wan::trace },
+    Figure { name: "wan: processor time of a pull / bare pull", goal: Goal::AtMost(2.0), measure: wan::processor_time },
     Figure { name: "state: KiB a GiB", goal: Goal::AtMost(160.0), measure: state::size },
     Figure { name: "open: 1 TiB / 1 GiB", goal: Goal::AtMost(1.2), measure: state::open },
 ];

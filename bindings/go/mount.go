@@ -1,5 +1,6 @@
 package r3map
 
+// #include <stdlib.h>
 // #include <r3map.h>
 import "C"
 
@@ -250,6 +251,13 @@ func (m *Mount) Prefetch(offset, length int64) error {
 	}
 	defer m.handle.leave()
 	return take(C.r3map_mount_prefetch(m.c, C.uint64_t(offset), C.uint64_t(length)))
+}
+
+// TraceSave keeps the order in which pages were accessed for the first time in a file, for WithTrace of a later mount.
+func (m *Mount) TraceSave(ctx context.Context, path string) error {
+	text := C.CString(path)
+	defer C.free(unsafe.Pointer(text))
+	return m.wait(ctx, func(cancel *C.r3map_cancel) *C.r3map_error { return C.r3map_mount_trace_save(m.c, text, cancel) })
 }
 
 // Missing gives the parts of a range that are not here, in order.

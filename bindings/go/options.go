@@ -97,6 +97,12 @@ func WithCache(url string) MountOption {
 	return mountText("cache", url, func(s *mountSettings, text *C.char) { C.r3map_mount_options_set_cache(s.c, text) })
 }
 
+// WithTrace names a file that TraceSave wrote: what it names is pulled in its order, after the ranges to pull first and
+// before all else.
+func WithTrace(path string) MountOption {
+	return mountText("trace", path, func(s *mountSettings, text *C.char) { C.r3map_mount_options_set_trace(s.c, text) })
+}
+
 // WithCacheTrust resumes a cache though its backend has no identity to compare; of a seeder or leecher, the record of who
 // has the region is kept in this process where it cannot be written beside the region.
 func WithCacheTrust() interface {

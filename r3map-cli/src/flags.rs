@@ -26,6 +26,7 @@ const FLAGS: &[Flag] = &[
     flag("chunk_size", "SIZE", "Unit of transfer, 4KiB to 32MiB [default: the backend's]"),
     flag("pull", "WHEN", "background or demand"),
     flag("pull_range", "OFFSET,LENGTH[,PRIORITY]", "What to pull first; may be repeated"),
+    flag("trace", "FILE", "Pull in the order that --trace-save kept in this file"),
     flag("push_interval", "TIME", "Between background pushes; 0 pushes only at sync and close [default: 1s]"),
     flag("offline", "", "Open from the cache though the remote is away"),
     flag("read_ahead", "SIZE", "Read-ahead of the kernel, or auto [default: auto]"),

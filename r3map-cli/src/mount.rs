@@ -28,6 +28,9 @@ pub struct Mount {
     /// Where the path appears: the fuse file itself, or a link to the block device
     #[arg(long, value_name = "PATH")]
     at: Option<PathBuf>,
+    /// Keep the order of first accesses in this file, for --trace of a later mount
+    #[arg(long, value_name = "FILE")]
+    trace_save: Option<PathBuf>,
     #[command(flatten)]
     backend: BackendFlags,
     #[command(flatten)]
@@ -56,7 +59,9 @@ impl Mount {
         };
         let used = watch::during(&mount, pulls, progress, || self.used(&mount, &placed, &interrupts, progress));
         drop(placed);
+        let traced = self.trace_save.as_ref().map_or(Ok(()), |path| mount.trace_save(path));
         unmount(&mount, &interrupts, progress)?;
+        traced?;
         used
     }
 

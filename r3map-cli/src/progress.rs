@@ -142,10 +142,13 @@ impl Progress {
         } else {
             while under_way(Duration::from_secs(3)) {
                 let Some(Glance { done, text, .. }) = glance() else { continue };
-                let rate = HumanBytes((done as f64 / started.elapsed().as_secs_f64()) as u64);
+                let rate = (done as f64 / started.elapsed().as_secs_f64()) as u64;
+                let left =
+                    total.saturating_sub(done).checked_div(rate).map_or(String::new(), |s| format!(", {s} s left"));
+                let rate = HumanBytes(rate);
                 let percent = done * 100 / total.max(1);
                 let (done, total) = (HumanBytes(done), HumanBytes(total));
-                say(format_args!("r3map: {what}: {done} of {total} ({percent} %), {rate}/s{text}"));
+                say(format_args!("r3map: {what}: {done} of {total} ({percent} %), {rate}/s{left}{text}"));
             }
         }
     }

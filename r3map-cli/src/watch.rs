@@ -3,10 +3,10 @@
 use std::thread;
 use std::time::Duration;
 
-use r3map_core::{Cancel, Mount, event};
+use r3map_core::{Cancel, Mount, Stats, event};
 use serde_json::json;
 
-use crate::progress::Progress;
+use crate::progress::{Glance, Progress};
 
 /// Runs `work` and meanwhile reports the mount's events and, where it pulls by itself, how much is here.
 pub fn during<T>(mount: &Mount, pulls: bool, progress: &Progress, work: impl FnOnce() -> T) -> T {
@@ -16,15 +16,22 @@ pub fn during<T>(mount: &Mount, pulls: bool, progress: &Progress, work: impl FnO
         scope.spawn(|| report_events(&watched, progress));
         if pulls && kept(&watched, "local_bytes").is_some() {
             scope.spawn(|| {
-                let here = || kept(&watched, "local_bytes").unwrap_or(0);
+                let glance = || Some(glance(&watched.stats().ok()?));
                 // It ends by being cancelled, or with an event that says more.
-                progress.during("pull", watched.size(), &here, || watched.wait_local(1.0, Duration::ZERO).ok())
+                progress.watch("pull", watched.size(), &glance, || watched.wait_local(1.0, Duration::ZERO).ok())
             });
         }
         let value = work();
         cancel.trigger();
         value
     })
+}
+
+/// How much is here, how fast more comes and how long the rest takes.
+fn glance(stats: &Stats) -> Glance {
+    let figure = |name| stats.get(name).unwrap_or(0);
+    let (rate, left) = (figure("pull_rate"), figure("pull_left_ms"));
+    Glance { done: figure("local_bytes"), fields: json!({"rate": rate, "left_ms": left}), text: String::new() }
 }
 
 /// A figure of a mount that keeps pages here; `None` of a direct one.

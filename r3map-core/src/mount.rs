@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -105,6 +105,12 @@ impl Mount {
         }
         if options.offline && !cache::is_in_a_file(options.cache.as_deref())? {
             return Err(Error::new(Code::InvalidArgument, "offline: needs a cache in a file: say cache=file:///…"));
+        }
+        if options.trace.is_some() && !is_managed {
+            return Err(Error::new(
+                Code::InvalidArgument,
+                "trace: a direct mount pulls nothing by itself: use mode=managed",
+            ));
         }
         // One that is away has the lease before it is written to.
         if !info.read_only && !options.read_only && !opened.is_away {
@@ -339,6 +345,22 @@ impl Mount {
         Ok(stats)
     }
 
+    /// Keeps the order in which pages were accessed for the first time in a file, which is replaced whole: a later mount
+    /// of the region, or of another of the same size, pulls in that order if it is its option `trace`. What is read through
+    /// the handle, a path or a file counts at its first access; of a slice by userfaultfd what was not here when it was
+    /// touched, for the kernel tells of nothing else. A page that is written whole does not count: nobody needs to pull it.
+    pub fn trace_save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let inner = self.enter()?;
+        let _inside = inner.gate.enter()?;
+        match inner.kept() {
+            Some(kept) => kept.save_trace(path.as_ref()),
+            None => Err(Error::new(
+                Code::Unsupported,
+                "trace_save: a direct mount does not see what is accessed: use mode=managed",
+            )),
+        }
+    }
+
     /// Syncs, detaches the device and closes. If that fails the mount stays open, to be closed again or
     /// [`discard`](Mount::discard)ed. Closing a closed mount fails `closed`.
     pub fn close(&self) -> Result<()> {
@@ -403,7 +425,11 @@ impl Mount {
                 return Ok(device);
             }
         }
-        inner.gate.hold(&self.limit(), "attach", || inner.device.get_or_try_init(|| inner.attach(view)))
+        inner.gate.hold(&self.limit(), "attach", || {
+            let device = inner.device.get_or_try_init(|| inner.attach(view))?;
+            inner.kept().into_iter().for_each(|kept| kept.attached());
+            Ok(device)
+        })
     }
 }
 
@@ -561,7 +587,7 @@ impl Inner {
             name: self.info.name.clone(),
             read_only: self.info.read_only,
             path,
-            read_ahead: self.options.read_ahead,
+            read_ahead: self.options.read_ahead.or((self.options.pull == Pull::Demand).then_some(0)),
             deadline: self.options.deadline,
         };
         match kind {
@@ -591,6 +617,7 @@ impl Inner {
         let make = || {
             let quiet = MountOptions {
                 pull: Pull::Demand,
+                trace: None,
                 push_interval: Duration::ZERO,
                 read_only: self.info.read_only,
                 ..self.options.clone()

@@ -85,6 +85,9 @@ pub struct MountOptions {
     pub pull: Pull,
     /// What to pull first.
     pub pull_ranges: Vec<PullRange>,
+    /// A file in which an earlier mount kept the order of its first accesses: pulled in that order, after what
+    /// `pull_range` names and before all else; with `pull` as `demand` nothing else is pulled by itself.
+    pub trace: Option<PathBuf>,
     /// Time between background pushes; zero pushes only at sync and close. One second by default.
     pub push_interval: Duration,
     /// Open from a cache in a file though the remote is away, if the backend is opened by URL.
@@ -112,6 +115,7 @@ impl Default for MountOptions {
             chunk_size: None,
             pull: Pull::default(),
             pull_ranges: Vec::new(),
+            trace: None,
             push_interval: Duration::from_secs(1),
             offline: false,
             read_ahead: None,
@@ -149,6 +153,12 @@ impl MountOptions {
     /// URL of a local store that keeps pulled pages; a file is kept for the next mount.
     pub fn cache(mut self, url: impl Into<String>) -> Self {
         self.cache = Some(url.into());
+        self
+    }
+
+    /// A file with the order in which to pull.
+    pub fn trace(mut self, path: impl Into<PathBuf>) -> Self {
+        self.trace = Some(path.into());
         self
     }
 
@@ -346,6 +356,7 @@ impl MountOptions {
         "chunk_size",
         "pull",
         "pull_range",
+        "trace",
         "push_interval",
         "offline",
         "read_ahead",
@@ -375,6 +386,10 @@ impl MountOptions {
             "chunk_size" => parse_size(value).and_then(chunk).map(|value| self.chunk_size = Some(value)),
             "pull" => value.parse().map(|value| self.pull = value),
             "pull_range" => value.parse().map(|value| self.pull_ranges.push(value)),
+            "trace" => {
+                self.trace = Some(value.into());
+                Ok(())
+            }
             "push_interval" => parse_time(value).map(|value| self.push_interval = value),
             "offline" => parse_bool(value).map(|value| self.offline = value),
             "read_ahead" if value == "auto" => {
@@ -422,6 +437,7 @@ mod tests {
             ("chunk_size", "64KiB"),
             ("pull", "demand"),
             ("pull_range", "1MiB,4KiB,3"),
+            ("trace", "/x/y.trace"),
             ("push_interval", "250ms"),
             ("offline", "false"),
             ("read_ahead", "0"),

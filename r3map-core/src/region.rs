@@ -18,10 +18,10 @@ use crate::cancel::Limit;
 use crate::error::{Code, Error, Result};
 use crate::migration::tracker::Marks;
 use crate::page::{Change, PAGE, PageStates, Set, State};
-use crate::region::fetch::Fetches;
+use crate::region::fetch::{Bulk, Fetches};
 use crate::region::push::Pushes;
 use crate::stats::Figures;
-use crate::sync::atomic::{AtomicU64, Ordering, fence};
+use crate::sync::atomic::{Ordering, fence};
 use crate::sync::{Mutex, RwLock, pause, point};
 
 pub mod fetch;
@@ -32,7 +32,7 @@ pub mod push;
 #[cfg(all(test, not(feature = "shuttle")))]
 mod tests;
 
-pub use fetch::{Ahead, Waiting, Want};
+pub use fetch::{Again, Ahead, Waiting, Want};
 pub use ledger::{Ledger, Writing};
 
 /// The most pages one request moves: 32 MiB, as long as a request may be.
@@ -80,8 +80,7 @@ pub struct Region {
     window: RwLock<Option<Arc<dyn Window>>>,
     /// A window that nobody looks through yet.
     closed_window: Mutex<Option<Arc<dyn Window>>>,
-    /// Bytes of bulk fetches under way.
-    bulk: AtomicU64,
+    bulk: Bulk,
     pushes: Pushes,
     marks: Marks,
     /// Who is told what is here, where the store outlives the region.
@@ -154,7 +153,7 @@ impl Region {
             fetches: Mutex::default(),
             window: RwLock::default(),
             closed_window: Mutex::default(),
-            bulk: AtomicU64::new(0),
+            bulk: Bulk::default(),
             pushes: Pushes::default(),
             marks: Marks::default(),
             ledger,

@@ -77,6 +77,8 @@ impl Counter {
 pub(crate) struct Figures {
     /// Bytes that came from the backend; zeroes that came as a bit are not counted.
     pub pulled: Counter,
+    /// Bytes that were asked for beyond what somebody waited for.
+    pub ahead: Counter,
     /// Bytes that the backend acknowledged.
     pub pushed: Counter,
     /// Page faults served.

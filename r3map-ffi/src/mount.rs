@@ -316,6 +316,20 @@ pub unsafe extern "C" fn r3map_mount_prefetch(mount: *mut r3map_mount, offset: u
     })
 }
 
+/// Keeps the order in which pages were accessed for the first time in a file, which is replaced whole, for
+/// r3map_mount_options_set_trace of a later mount. Of a slice by userfaultfd only what was not here when it was touched counts.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn r3map_mount_trace_save(
+    mount: *mut r3map_mount,
+    path: *const c_char,
+    cancel: *mut r3map_cancel,
+) -> *mut r3map_error {
+    call("r3map_mount_trace_save", || {
+        // SAFETY: the caller's promise: handles and a C string, or NULL.
+        unsafe { mount_of(mount, cancel)?.trace_save(text(path, "path")?) }
+    })
+}
+
 /// The parts of a range that are not here, in order. `count` is how many there are; as many as `capacity` allows are
 /// written to `ranges`, which may be NULL where `capacity` is 0. With more than that, ask again with a larger array,
 /// or from the end of the last one.

@@ -152,6 +152,11 @@ impl Mount {
         self.wait(py, |mount| mount.prefetch(offset.0, length))
     }
 
+    /// Keeps the order of first accesses in a file, for the option `trace` of a later mount.
+    fn trace_save(&self, py: Python<'_>, path: std::path::PathBuf) -> PyResult<()> {
+        self.wait(py, |mount| mount.trace_save(&path))
+    }
+
     /// The parts of a range that are not here, in order, each as offset and length.
     #[pyo3(signature = (offset=Bytes(0), length=None), text_signature = "($self, offset=0, length=None)")]
     fn missing(&self, py: Python<'_>, offset: Bytes, length: Option<Bytes>) -> PyResult<Vec<(u64, u64)>> {

@@ -73,6 +73,7 @@ impl Options {
                 "pull_range" if value.is_callable() => found.priority = Some(value.unbind()),
                 "pull_range" => found.mount.pull_ranges.extend(ranges(&value)?),
                 "at" => found.mount.at = Some(value.extract()?),
+                "trace" => found.mount.trace = Some(value.extract()?),
                 known if BACKEND.contains(&known) => {
                     set_backend(py, &mut found.backend, known, &value)?;
                     found.for_backend = true;

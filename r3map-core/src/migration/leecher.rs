@@ -303,6 +303,7 @@ fn check(options: &MountOptions) -> Result<()> {
         ("cache", options.cache.is_some()),
         ("mode=direct", options.mode == Mode::Direct),
         ("offline", options.offline),
+        ("trace", options.trace.is_some()),
         ("read_only", options.read_only),
     ];
     match refused.iter().find(|(_, given)| *given) {
@@ -400,7 +401,7 @@ fn make_parts(
         let region = Region::owning(feed.clone(), file, options.chunk_size, place.clone(), landed)?;
         owned.iter().for_each(|run| region.found(run.clone()));
         let events = Arc::new(Events::default());
-        let managed = Arc::new(Managed::owning(region, place.clone(), events.clone(), options));
+        let managed = Arc::new(Managed::owning(region, place.clone(), events.clone(), options)?);
         parts.push(Part::new(start / PAGE, managed, feed, place.clone(), events));
         start = Moving::after(start, *size).unwrap_or(u64::MAX);
     }

@@ -3,8 +3,11 @@
 
 use std::fs::File;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
+
+use once_cell::sync::OnceCell;
 
 use crate::backend::{self, Backend, Completion, Info, Operation, Reply, Request};
 use crate::buffer::Buffer;
@@ -18,7 +21,7 @@ use crate::mount::puller::Puller;
 use crate::mount::pusher::Pusher;
 use crate::options::MountOptions;
 use crate::page::{PAGE, Set};
-use crate::region::{Ahead, Paged, Region, Wait, Waiting};
+use crate::region::{Ahead, Paged, Region, Wait, Waiting, Want};
 use crate::stats::Stats;
 
 /// How much a blocking pull asks for at once.
@@ -35,6 +38,8 @@ pub struct Managed {
     own: Option<Own>,
     /// What keeps the pages for the next mount.
     cache: Option<Arc<Cache>>,
+    /// How many bytes were pulled when a device was attached.
+    before_device: OnceCell<u64>,
 }
 
 /// What a region has whose place is its own.
@@ -52,7 +57,7 @@ impl Managed {
         events: Arc<Events>,
         options: &MountOptions,
     ) -> Result<Managed> {
-        Ok(Managed::over(Region::new(backend, store, options.chunk_size)?, None, None, events, options))
+        Managed::over(Region::new(backend, store, options.chunk_size)?, None, None, events, options)
     }
 
     /// Keeps the pages of `backend` in a cache, and goes on with those that it has.
@@ -66,11 +71,16 @@ impl Managed {
         let (clean, dirty) = cache.found();
         clean.iter().for_each(|run| region.found(run.clone()));
         dirty.iter().for_each(|run| region.found_dirty(run.clone()));
-        Ok(Managed::over(region, None, Some(cache), events, options))
+        Managed::over(region, None, Some(cache), events, options)
     }
 
     /// Keeps the pages of a region in its own place, once it is open here: nothing is pushed.
-    pub(crate) fn owning(region: Region, place: Arc<Place>, events: Arc<Events>, options: &MountOptions) -> Managed {
+    pub(crate) fn owning(
+        region: Region,
+        place: Arc<Place>,
+        events: Arc<Events>,
+        options: &MountOptions,
+    ) -> Result<Managed> {
         let own = Own { place, door: Seal::default() };
         own.door.set(Some(Code::Suspended));
         Managed::over(region, Some(own), None, events, options)
@@ -82,19 +92,20 @@ impl Managed {
         cache: Option<Arc<Cache>>,
         events: Arc<Events>,
         options: &MountOptions,
-    ) -> Managed {
+    ) -> Result<Managed> {
         let info = region.info().clone();
         let read_only = options.read_only || info.read_only;
         let region = Arc::new(region);
-        let puller = Arc::new(Puller::new(region.clone(), events.clone(), options));
+        let puller = Arc::new(Puller::new(region.clone(), events.clone(), options)?);
         let pusher = Arc::new(Pusher::new(region.clone(), events, options));
         let ahead: Ahead = {
             let puller = puller.clone();
-            Arc::new(move |page| puller.missed(page))
+            Arc::new(move |pages| puller.missed(pages))
         };
         // What was acknowledged here may be here alone, whoever keeps the bytes below.
         let info = Info { read_only, local: false, ..info };
-        Managed { info, region, puller, pusher, ahead, seal: Seal::default(), own, cache }
+        let before_device = OnceCell::new();
+        Ok(Managed { info, region, puller, pusher, ahead, seal: Seal::default(), own, cache, before_device })
     }
 
     /// What lets the app in, where this is a region in a place of its own: shut until it is here.
@@ -110,6 +121,11 @@ impl Managed {
     /// The next run to pull in the background, if something is left.
     pub(crate) fn next_absent(&self) -> Option<Range<u64>> {
         self.puller.next()
+    }
+
+    /// What can be read without waiting. What a cache does not give is had elsewhere.
+    fn read_here(&self, buffer: &mut [u8], offset: u64) -> Option<Result<()>> {
+        self.region.try_read(buffer, offset).filter(|read| read.is_ok() || self.cache.is_none())
     }
 
     fn check_door(&self) -> Result<()> {
@@ -146,8 +162,12 @@ impl Managed {
                 ahead += PIECE;
             }
             let (waiter, notifier) = Waiter::new();
-            let want = crate::region::Want { pages: at..at + 1, again: false };
-            self.region.demand(at, want, limit.deadline, Box::new(move |landed| notifier.notify(landed)));
+            self.region.demand(
+                at,
+                Want::only(at..at + 1),
+                limit.deadline,
+                Box::new(move |landed| notifier.notify(landed)),
+            );
             waiter.wait(&limit.and_a_moment(), "pull").map_err(|error| error.context(&self.info.name))??;
             self.region.settled(at);
         }
@@ -186,6 +206,20 @@ impl Managed {
         stats.put("pulled_bytes", self.region.figures.pulled.get());
         stats.put("pushed_bytes", self.region.figures.pushed.get());
         stats.put("faults", self.region.figures.faults.get());
+        let pulled = self.region.figures.pulled.get();
+        stats.put("read_ahead_bytes", self.region.figures.ahead.get());
+        stats.put("pulled_before_device_bytes", self.before_device.get().copied().unwrap_or(pulled));
+        self.puller.put_into(stats);
+    }
+
+    /// A device shows it from now on.
+    pub(super) fn attached(&self) {
+        let _ = self.before_device.set(self.region.figures.pulled.get());
+    }
+
+    /// Keeps the order of first accesses in a file.
+    pub(super) fn save_trace(&self, path: &Path) -> Result<()> {
+        self.puller.save_trace(path)
     }
 
     fn check_write(&self) -> Result<()> {
@@ -265,14 +299,13 @@ impl Paged for Managed {
     }
 
     fn demand(&self, page: u64, landed: Waiting) {
-        let want = self.puller.missed(page);
+        let want = self.puller.missed(page..page + 1);
         self.region.demand(page, want, self.deadline(), landed);
     }
 
     fn filled(&self, page: u64) {
-        if let Some(ahead) = self.puller.sequential(page) {
-            self.region.fetch(page + 1..page + 1 + ahead, self.deadline());
-        }
+        self.puller.accessed(page * PAGE, PAGE as usize);
+        self.puller.fetch_ahead(page..page + 1);
     }
 
     fn push_all(&self, limit: &Limit) -> Result<()> {
@@ -292,7 +325,8 @@ impl Backend for Managed {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
         self.check_door()?;
-        if let Some(outcome) = self.try_read_at(buffer, offset) {
+        self.puller.accessed(offset, buffer.len());
+        if let Some(outcome) = self.read_here(buffer, offset) {
             return outcome;
         }
         let (waiter, wait) = self.waiter();
@@ -327,8 +361,11 @@ impl Backend for Managed {
 
     fn try_read_at(&self, buffer: &mut [u8], offset: u64) -> Option<Result<()>> {
         match self.check_door() {
-            // What a cache does not give is had elsewhere.
-            Ok(()) => self.region.try_read(buffer, offset).filter(|read| read.is_ok() || self.cache.is_none()),
+            Ok(()) => {
+                let outcome = self.read_here(buffer, offset)?;
+                self.puller.accessed(offset, buffer.len());
+                Some(outcome)
+            }
             Err(error) => Some(Err(error)),
         }
     }
@@ -353,7 +390,10 @@ impl Backend for Managed {
         let ahead = self.ahead.clone();
         let wait = Wait { completion, deadline };
         match operation {
-            Operation::Read { offset, buffer } => self.region.read(buffer, offset, wait, ahead),
+            Operation::Read { offset, buffer } => {
+                self.puller.accessed(offset, buffer.len());
+                self.region.read(buffer, offset, wait, ahead)
+            }
             Operation::Write { offset, data } if self.pusher.backlog().is_full() => {
                 let managed = self.clone();
                 self.pusher.backlog().park(wait.deadline, move |room| {

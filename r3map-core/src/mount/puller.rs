@@ -1,63 +1,50 @@
-//! Decides what to fetch when: what belongs with a page that was missed, and everything else in the
-//! background.
+//! Decides what to fetch when: what belongs with a page that was missed, and everything else in the background.
 //!
-//! The order of the background: ranges the app named, by priority; then what lies behind the newest miss to
-//! the end; then the rest from the beginning. The window is a fixed number of bytes for now.
+//! A page that was missed is asked for at once, on the way that the background cannot delay. In what order the
+//! background pulls is [`Order`]'s to say, and how much of it is under way [`Window`]'s.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::cancel::{Limit, Signal, deadline_in};
 use crate::error::{Error, Result};
 use crate::event::{Events, Kind};
+use crate::mount::puller::order::Order;
+use crate::mount::puller::streams::Streams;
+use crate::mount::puller::trace::Recorder;
+use crate::mount::puller::window::Window;
 use crate::options::{MountOptions, Pull};
-use crate::page::{PAGE, Set, State};
-use crate::region::{Region, Want};
+use crate::page::{PAGE, Set};
+use crate::region::{Again, Region, Want};
+use crate::stats::Stats;
 use crate::thread;
 
-/// Bytes of background fetches under way, where the app says nothing else.
-const WINDOW: u64 = 16 << 20;
-/// Sequential readers told apart at once.
-const STREAMS: usize = 8;
-/// How far is read ahead of a sequential reader at most: 8 MiB.
-const FARTHEST: u64 = (8 << 20) / PAGE;
+mod order;
+mod streams;
+mod trace;
+mod window;
+
 /// What is fetched around a miss when the rest comes anyway: 64 KiB.
 const AROUND: u64 = (64 << 10) / PAGE;
 /// Pauses after a failed background fetch.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// A reader that goes forward.
-#[derive(Clone, Copy, Default)]
-struct Stream {
-    /// The page it missed last.
-    at: u64,
-    /// How far was fetched for it.
-    end: u64,
-    /// How far ahead to fetch the next time, in pages.
-    ahead: u64,
-    /// When it last missed, in misses.
-    used: u64,
-}
-
-#[derive(Default)]
-struct Streams {
-    known: [Stream; STREAMS],
-    misses: u64,
-}
-
 /// The puller of a region.
 pub struct Puller {
     region: Arc<Region>,
     events: Arc<Events>,
+    /// Whether a thread pulls by itself, once it is started.
     background: bool,
-    window: u64,
-    ranges: Vec<std::ops::Range<u64>>,
-    deadline: Duration,
+    /// Whether it does at this moment.
+    is_pulling: AtomicBool,
+    order: Order,
     streams: Mutex<Streams>,
-    /// Where the background goes on.
-    aim: AtomicU64,
+    window: Mutex<Window>,
+    recorder: Recorder,
+    deadline: Duration,
     stop: AtomicBool,
     wake: Signal,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -65,61 +52,88 @@ pub struct Puller {
 
 impl Puller {
     /// A puller that does nothing in the background until it is started.
-    pub fn new(region: Arc<Region>, events: Arc<Events>, options: &MountOptions) -> Puller {
+    pub fn new(region: Arc<Region>, events: Arc<Events>, options: &MountOptions) -> Result<Puller> {
+        let size = region.info().size;
         let mut ranges = options.pull_ranges.clone();
         ranges.sort_by_key(|range| std::cmp::Reverse(range.priority));
-        let size = region.info().size;
         let pages = |range: &crate::options::PullRange| {
             let offset = range.offset.min(size);
             region.pages_of(offset, range.length.min(size - offset))
         };
-        Puller {
+        let is_all = options.pull == Pull::Background;
+        let named = if is_all { ranges.iter().map(pages).collect() } else { Vec::new() };
+        let trace = options.trace.as_deref().map_or(Ok(Vec::new()), |path| trace::load(path, size))?;
+        Ok(Puller {
             events,
-            background: options.pull == Pull::Background,
-            window: options.max_in_flight.unwrap_or(WINDOW),
-            ranges: ranges.iter().map(pages).collect(),
-            deadline: options.deadline,
+            background: is_all || options.trace.is_some(),
+            is_pulling: AtomicBool::new(false),
+            order: Order::new(named, trace, is_all),
             streams: Mutex::default(),
-            aim: AtomicU64::new(0),
+            window: Mutex::new(Window::new(memory(), options.max_in_flight)),
+            recorder: Recorder::new(region.states().pages())?,
+            deadline: options.deadline,
             stop: AtomicBool::new(false),
             wake: Signal::default(),
             thread: Mutex::default(),
             region,
+        })
+    }
+
+    /// What to fetch for pages that were missed.
+    pub fn missed(&self, pages: Range<u64>) -> Want {
+        self.recorder.access(pages.clone());
+        let end = self.region.states().pages();
+        if !self.order.is_all() {
+            self.fetch_ahead(pages.clone());
+            let again = if self.background { self.again() } else { Again::No };
+            return Want { again, ..Want::only(pages) };
+        }
+        let start = pages.start / AROUND * AROUND;
+        let around = start..pages.end.next_multiple_of(AROUND).min(end);
+        self.order.aim_at(around.end);
+        self.order.add_soon(self.ahead_of(around.clone()));
+        Want { asked: pages, pages: around, again: self.again() }
+    }
+
+    /// Nothing else is fetched unless somebody reads in order: then what that one will want next.
+    pub fn fetch_ahead(&self, pages: Range<u64>) {
+        for run in self.ahead_of(pages) {
+            self.region.fetch(run, self.deadline());
         }
     }
 
-    /// What to fetch for a page that was missed.
-    pub fn missed(&self, page: u64) -> Want {
-        let pages = self.region.states().pages();
-        if self.background {
-            self.aim.store(page, Ordering::Relaxed);
-            if let Some(ahead) = self.sequential(page) {
-                return Want { pages: page..(page + ahead).min(pages), again: false };
-            }
-            let start = page / AROUND * AROUND;
-            return Want { pages: start..(start + AROUND).min(pages), again: true };
-        }
-        let ahead = self.sequential(page).unwrap_or(1);
-        Want { pages: page..(page + ahead).min(pages), again: false }
+    fn ahead_of(&self, pages: Range<u64>) -> Vec<Range<u64>> {
+        lock(&self.streams).missed(pages, self.region.states().pages())
     }
 
-    /// How many pages to read from here if this miss goes on where an earlier one was; doubles each time.
-    pub fn sequential(&self, page: u64) -> Option<u64> {
-        let mut streams = self.streams.lock().unwrap_or_else(|e| e.into_inner());
-        let Streams { known, misses } = &mut *streams;
-        *misses += 1;
-        let follows = |stream: &&mut Stream| stream.used > 0 && page > stream.at && page <= stream.end;
-        if let Some(stream) = known.iter_mut().find(follows) {
-            stream.at = page;
-            stream.ahead = (stream.ahead * 2).min(FARTHEST);
-            stream.end = page + stream.ahead;
-            stream.used = *misses;
-            return Some(stream.ahead);
-        }
-        if let Some(oldest) = known.iter_mut().min_by_key(|stream| stream.used) {
-            *oldest = Stream { at: page, end: page + 1, ahead: 2, used: *misses };
-        }
-        None
+    /// What bulk has under way is asked for again, unless it will be here in half the time that this takes. What should
+    /// be here already may have got lost.
+    fn again(&self) -> Again {
+        let Some(bulk) = lock(&self.window).trip() else { return Again::YES };
+        let demand = self.region.backend().round_trip().map_or(bulk, |trip| trip.latest);
+        Again::Unless(bulk.saturating_sub(demand / 2)..bulk + demand)
+    }
+
+    /// These pages are accessed, whether they are here or not.
+    #[inline]
+    pub fn accessed(&self, offset: u64, length: usize) {
+        self.recorder.access(self.region.pages_of(offset, length as u64));
+    }
+
+    /// Keeps the order of first accesses in a file.
+    pub fn save_trace(&self, path: &std::path::Path) -> Result<()> {
+        self.recorder.save(self.region.info().size, path)
+    }
+
+    /// Adds the figures of the background.
+    pub fn put_into(&self, stats: &mut Stats) {
+        let left = if self.order.is_all() { self.region.info().size - self.region.local_bytes() } else { 0 };
+        let is_pulling = self.is_pulling.load(Ordering::Relaxed);
+        let window = lock(&self.window);
+        let rate = if is_pulling { window.rate(Instant::now()) } else { 0 };
+        stats.put("pull_rate", rate);
+        stats.put("pull_window", if is_pulling { window.bytes() } else { 0 });
+        stats.put("pull_left_ms", left.saturating_mul(1000).checked_div(rate).unwrap_or(0));
     }
 
     /// Starts pulling in the background, if that was asked for.
@@ -128,9 +142,13 @@ impl Puller {
             return Ok(());
         }
         let puller = self.clone();
-        let started = thread::spawn("r3map-pull", move || puller.run());
+        self.is_pulling.store(true, Ordering::Relaxed);
+        let started = thread::spawn("r3map-pull", move || {
+            puller.run();
+            puller.is_pulling.store(false, Ordering::Relaxed);
+        });
         let started = started.map_err(|error| Error::io("start the puller", error))?;
-        *self.thread.lock().unwrap_or_else(|e| e.into_inner()) = Some(started);
+        *lock(&self.thread) = Some(started);
         Ok(())
     }
 
@@ -139,7 +157,7 @@ impl Puller {
         self.stop.store(true, Ordering::SeqCst);
         self.wake.signal();
         self.region.figures.landed.signal();
-        let thread = self.thread.lock().unwrap_or_else(|e| e.into_inner()).take();
+        let thread = lock(&self.thread).take();
         if let Some(thread) = thread {
             let _ = thread.join();
         }
@@ -163,7 +181,8 @@ impl Puller {
             match self.next() {
                 Some(run) => {
                     self.region.fetch(run, self.deadline());
-                    self.wait_landed(|| self.region.fetching_bytes() < self.window);
+                    lock(&self.window).asked(Instant::now(), self.region.bulk_bytes().0);
+                    self.wait_landed(|| self.has_room());
                 }
                 None if self.region.fetching_bytes() > 0 => self.wait_landed(|| self.region.fetching_bytes() == 0),
                 None if self.all_here() => {
@@ -172,12 +191,15 @@ impl Puller {
                     }
                     return self.events.tell(Kind::Local, None);
                 }
+                // All of the trace was asked for, and nothing else is to be.
+                None if !self.order.is_all() && failures == self.region.figures.fetch_failures().0 => return,
+                None if !self.order.is_all() => {}
                 // What the app asked for is still on its way, and is absent again should that fail.
                 None => self.wait_landed(|| self.all_here() || self.next().is_some()),
             }
             let (now, cause) = self.region.figures.fetch_failures();
             if now == failures {
-                if away && self.region.fetching_bytes() < self.window {
+                if away && self.has_room() {
                     away = false;
                     self.events.back();
                 }
@@ -185,6 +207,8 @@ impl Puller {
                 continue;
             }
             failures = now;
+            self.order.restart();
+            lock(&self.window).lost();
             // A store that takes nothing is told by who keeps it.
             if !away && !self.region.is_failing() {
                 away = true;
@@ -193,6 +217,14 @@ impl Puller {
             let _ = self.wake.wait(&Limit::within(pause), "pull", || self.stopped().then_some(()));
             pause = (pause * 2).min(PAUSES.1);
         }
+    }
+
+    /// Whether more may be under way, by what has landed until now.
+    fn has_room(&self) -> bool {
+        let (asked, landed) = self.region.bulk_bytes();
+        let mut window = lock(&self.window);
+        window.landed(Instant::now(), landed, self.region.backend().round_trip());
+        asked - landed < window.bytes()
     }
 
     fn all_here(&self) -> bool {
@@ -205,20 +237,18 @@ impl Puller {
     }
 
     /// The next run to pull: at most a chunk of absent pages.
-    pub fn next(&self) -> Option<std::ops::Range<u64>> {
-        let states = self.region.states();
-        let absent = Set::of(&[State::Absent]);
-        let chunk = u64::from(self.region.info().chunk_size) / PAGE;
-        let cut = |run: std::ops::Range<u64>| run.start..run.end.min((run.start / chunk + 1) * chunk);
-        let named = self.ranges.iter().find_map(|range| states.next_run(range.clone(), absent));
-        if let Some(run) = named {
-            return Some(cut(run));
-        }
-        let aim = self.aim.load(Ordering::Relaxed);
-        let run = states.next_run(aim..states.pages(), absent).or_else(|| states.next_run(0..aim, absent))?;
-        let run = cut(run);
-        // Goes on from here, unless a miss has aimed it elsewhere meanwhile.
-        let _ = self.aim.compare_exchange(aim, run.end, Ordering::Relaxed, Ordering::Relaxed);
-        Some(run)
+    pub fn next(&self) -> Option<Range<u64>> {
+        let chunk = u64::from(self.region.info().chunk_size);
+        let longest = lock(&self.window).longest(chunk);
+        self.order.next(self.region.states(), chunk / PAGE, longest / PAGE)
     }
+}
+
+/// Bytes of memory that this host has.
+fn memory() -> u64 {
+    nix::sys::sysinfo::sysinfo().map_or(0, |info| info.ram_total())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
 }

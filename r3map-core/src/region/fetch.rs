@@ -11,7 +11,7 @@ use crate::error::{Code, Error, Result};
 use crate::page::{Change, PAGE, Set, State};
 use crate::region::{LONGEST_FETCH, Region, Wait};
 use crate::sync::MutexGuard;
-use crate::sync::atomic::Ordering;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::wire::socket;
 
 /// What a demand asks for again when bulk already has it under way: 64 KiB.
@@ -30,16 +30,39 @@ const UNFILLED: Change = Change::of(&[(State::Filling, State::Absent)]);
 const GIVE_UP: Change = Change::of(&[(State::Fetching, State::Absent)]);
 const FETCH_AGAIN: Change = Change::of(&[(State::Filling, State::Fetching)]);
 
-/// What to fetch for a page that was missed.
+/// What to fetch for pages that were missed.
 pub struct Want {
-    /// The page and what belongs with it.
+    /// Those that somebody waits for.
+    pub asked: Range<u64>,
+    /// The same and what belongs with them.
     pub pages: Range<u64>,
-    /// Ask again for a page that bulk has under way, rather than wait for that.
-    pub again: bool,
+    /// What to do about a page that bulk has under way.
+    pub again: Again,
 }
 
-/// Says what to fetch for a missed page: the puller.
-pub type Ahead = Arc<dyn Fn(u64) -> Want + Send + Sync>;
+impl Want {
+    /// Only these, and to wait for bulk where that brings them.
+    pub fn only(pages: Range<u64>) -> Want {
+        Want { asked: pages.clone(), pages, again: Again::No }
+    }
+}
+
+/// Whether to ask again for a page that bulk has under way.
+#[derive(Clone, Debug)]
+pub enum Again {
+    /// No: to wait for that.
+    No,
+    /// Yes, unless it has been under way for as long as this: then it is about to come.
+    Unless(Range<Duration>),
+}
+
+impl Again {
+    /// Whatever happens.
+    pub const YES: Again = Again::Unless(Duration::ZERO..Duration::ZERO);
+}
+
+/// Says what to fetch for missed pages: the puller.
+pub type Ahead = Arc<dyn Fn(Range<u64>) -> Want + Send + Sync>;
 
 /// Called once when a fetch has landed; it looks again at what it waited for.
 pub type Waiting = Box<dyn FnOnce(Result<()>) + Send>;
@@ -59,6 +82,8 @@ enum Landed<'a> {
 struct Fetch {
     pages: Range<u64>,
     priority: Priority,
+    /// When it was asked for.
+    at: Instant,
     /// Pages that a writer overtook: what the request brings for them is old.
     lost: Vec<Range<u64>>,
     waiting: Vec<Waiting>,
@@ -66,6 +91,13 @@ struct Fetch {
 
 /// A fetch by its first page and its number.
 type Key = (u64, u64);
+
+/// Bytes of background fetches since the beginning.
+#[derive(Default)]
+pub(super) struct Bulk {
+    asked: AtomicU64,
+    landed: AtomicU64,
+}
 
 /// Fetches under way.
 #[derive(Default)]
@@ -78,7 +110,8 @@ impl Fetches {
     fn start(&mut self, pages: Range<u64>, priority: Priority) -> Key {
         self.next += 1;
         let key = (pages.start, self.next);
-        self.by_page.insert(key, Fetch { pages, priority, lost: Vec::new(), waiting: Vec::new() });
+        let at = Instant::now();
+        self.by_page.insert(key, Fetch { pages, priority, at, lost: Vec::new(), waiting: Vec::new() });
         key
     }
 
@@ -116,7 +149,7 @@ impl Region {
         };
         let region = self.clone();
         let (first, deadline) = (missing.start, wait.deadline);
-        let want = ahead(first);
+        let want = ahead(first..pages.end);
         let waiting: Waiting = Box::new(move |landed| match landed {
             Ok(()) => again(&region, wait, ahead),
             Err(_) if may_go_past && region.is_failing() => again(&region, wait, ahead),
@@ -136,10 +169,10 @@ impl Region {
         let mut waiting = Some(waiting);
         {
             let mut fetches = self.lock();
-            self.start(&mut fetches, want.pages, Priority::Demand, &mut started);
+            self.start(&mut fetches, want.pages.clone(), Priority::Demand, &mut started);
             // Looked at under the lock: a page on its way has a fetch to park in.
             if self.states.get(page) == State::Fetching {
-                let key = self.fetch_for(&mut fetches, page, want.again, &mut started);
+                let key = self.fetch_for(&mut fetches, page, &want.again, &mut started);
                 if let Some(fetch) = fetches.by_page.get_mut(&key) {
                     fetch.waiting.extend(waiting.take());
                 }
@@ -148,6 +181,7 @@ impl Region {
         if let Some(waiting) = waiting {
             waiting(Ok(()));
         }
+        self.count_ahead(&started, want.asked);
         self.request_all(started, Priority::Demand, deadline);
     }
 
@@ -156,7 +190,8 @@ impl Region {
         let mut started = Vec::new();
         self.start(&mut self.lock(), pages, Priority::Bulk, &mut started);
         let bytes = started.iter().map(|(_, run)| (run.end - run.start) * PAGE).sum();
-        self.bulk.fetch_add(bytes, Ordering::SeqCst);
+        self.bulk.asked.fetch_add(bytes, Ordering::SeqCst);
+        self.count_ahead(&started, 0..0);
         self.request_all(started, Priority::Bulk, deadline);
         bytes
     }
@@ -168,7 +203,24 @@ impl Region {
 
     /// Bytes of background fetches under way.
     pub fn fetching_bytes(&self) -> u64 {
-        self.bulk.load(Ordering::SeqCst)
+        let (asked, landed) = self.bulk_bytes();
+        asked - landed
+    }
+
+    /// Bytes that the background has asked for since the beginning, and how many of them have landed, well or not.
+    pub fn bulk_bytes(&self) -> (u64, u64) {
+        // In this order, so that the second is never more than the first.
+        let landed = self.bulk.landed.load(Ordering::SeqCst);
+        (self.bulk.asked.load(Ordering::SeqCst), landed)
+    }
+
+    /// Counts what is asked for beyond what somebody waits for.
+    fn count_ahead(&self, started: &[(Key, Range<u64>)], asked: Range<u64>) {
+        for (_, run) in started {
+            let waited_for = run.end.min(asked.end).saturating_sub(run.start.max(asked.start)) * PAGE;
+            let bytes = self.bytes_of(run);
+            self.figures.ahead.add((bytes.end - bytes.start).saturating_sub(waited_for));
+        }
     }
 
     fn start(
@@ -193,15 +245,19 @@ impl Region {
 
     /// The fetch to wait in for a page on its way. A demand that should not queue behind bulk asks again for a
     /// little around the page.
-    fn fetch_for(&self, fetches: &mut Fetches, page: u64, again: bool, started: &mut Vec<(Key, Range<u64>)>) -> Key {
+    fn fetch_for(&self, fetches: &mut Fetches, page: u64, again: &Again, started: &mut Vec<(Key, Range<u64>)>) -> Key {
         let mut bulk = None;
         for (key, fetch) in fetches.covering(page..page + 1) {
             if fetch.priority == Priority::Demand {
                 return *key;
             }
-            bulk = Some(*key);
+            let is_coming = match again {
+                Again::No => true,
+                Again::Unless(soon) => soon.contains(&fetch.at.elapsed()),
+            };
+            bulk = bulk.or(is_coming.then_some(*key));
         }
-        if let Some(key) = bulk.filter(|_| !again) {
+        if let Some(key) = bulk {
             return key;
         }
         let end = (page / ASKED_AGAIN + 1) * ASKED_AGAIN;
@@ -287,7 +343,7 @@ impl Region {
             }
             let fetch = fetch.map(|fetch| {
                 if fetch.priority == Priority::Bulk {
-                    self.bulk.fetch_sub((fetch.pages.end - fetch.pages.start) * PAGE, Ordering::SeqCst);
+                    self.bulk.landed.fetch_add((fetch.pages.end - fetch.pages.start) * PAGE, Ordering::SeqCst);
                 }
                 fetch.waiting
             });

@@ -110,7 +110,7 @@ impl Bed {
     }
 
     fn ahead() -> Ahead {
-        Arc::new(|page| Want { pages: page..page + 1, again: false })
+        Arc::new(|pages| Want::only(pages.start..pages.start + 1))
     }
 
     fn wait(&self, begin: impl FnOnce(Wait)) -> Waiter<Result<Reply>> {
@@ -190,7 +190,7 @@ fn fetching_to_clean_or_zero_and_nothing_is_installed_again() {
     let bed = Bed::new();
     bed.region.fetch(0..2, None);
     let (waiter, notifier) = Waiter::new();
-    let want = Want { pages: 1..2, again: true };
+    let want = Want { again: Again::YES, ..Want::only(1..2) };
     bed.region.demand(1, want, None, Box::new(move |landed| notifier.notify(landed.map(|()| Reply::Done))));
     let (bulk, demand) = (bed.request(), bed.request());
     bed.bring(demand, 8);
@@ -339,7 +339,7 @@ fn a_trim_gives_zero_dirty_without_moving_bytes_and_a_fetch_under_way_is_lost() 
 fn a_second_fetch_that_fails_fails_nobody_whose_page_the_first_one_brought() {
     let bed = Bed::new();
     bed.region.fetch(0..2, None);
-    let again: Ahead = Arc::new(|page| Want { pages: page..page + 1, again: true });
+    let again: Ahead = Arc::new(|pages| Want { again: Again::YES, ..Want::only(pages.start..pages.start + 1) });
     let read = bed.wait(|wait| bed.region.read(Buffer::new(P), 0, wait, again.clone()));
     assert_eq!(bed.asked(), 2);
     let (first, second) = (bed.request(), bed.request());

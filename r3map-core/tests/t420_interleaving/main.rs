@@ -37,7 +37,7 @@ use r3map_core::backend::{Completion, Reply};
 use r3map_core::buffer::Buffer;
 use r3map_core::cancel::{Limit, Waiter};
 use r3map_core::page::{PAGE, Set, State};
-use r3map_core::region::{Ahead, Region, Wait, Want};
+use r3map_core::region::{Again, Ahead, Region, Wait, Want};
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, Runner, thread};
@@ -111,7 +111,11 @@ impl World {
 
     fn ahead(&self) -> Ahead {
         let again = thread_rng().gen_bool(0.5);
-        Arc::new(move |page| Want { pages: page / 2 * 2..page + 1, again })
+        Arc::new(move |pages| {
+            let page = pages.start;
+            let again = if again { Again::YES } else { Again::No };
+            Want { asked: page..page + 1, pages: page / 2 * 2..page + 1, again }
+        })
     }
 
     fn expect(&self, what: &str, bytes: &[u8], cells: Range<usize>, since: u64) {

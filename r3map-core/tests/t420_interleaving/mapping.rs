@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use r3map_core::Result;
 use r3map_core::cancel::{Limit, Waiter};
 use r3map_core::page::{PAGE, Set};
-use r3map_core::region::{Region, Want, Window};
+use r3map_core::region::{Again, Region, Want, Window};
 
 use crate::remote::turn;
 
@@ -83,7 +83,7 @@ impl Mapping {
                 continue;
             }
             let (waiter, notifier) = Waiter::new();
-            let want = Want { pages: page..page + 1, again: true };
+            let want = Want { again: Again::YES, ..Want::only(page..page + 1) };
             region.demand(page, want, None, Box::new(move |landed| notifier.notify(landed)));
             waiter.wait(&Limit::none(), "fault")??;
         }

@@ -185,6 +185,14 @@ pub unsafe extern "C" fn r3map_mount_options_set_pull(options: *mut r3map_mount_
     unsafe { set(options, "pull", pull, |core, value| core.pull = value) }
 }
 
+/// A file that r3map_mount_trace_save wrote: what it names is pulled in its order, after the ranges to pull first and before
+/// all else; where `pull` is demand nothing else is pulled by itself.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn r3map_mount_options_set_trace(options: *mut r3map_mount_options, path: *const c_char) {
+    // SAFETY: the caller's promise: options and a C string, or NULL.
+    unsafe { set(options, "trace", text(path, "path"), |core, value| core.trace = Some(value.into())) }
+}
+
 /// Adds a range to pull first: of several, that of the highest priority.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn r3map_mount_options_add_pull_range(

@@ -88,6 +88,8 @@ class MountOptions(BackendOptions, total=False):
     pull_range: Range | Iterable[Range] | Callable[[int], int] | None
     """What to pull first: `(offset, length[, priority])`, several of them, or a function of the offset that gives the
     priority; higher goes first."""
+    trace: str | os.PathLike[str] | None
+    """A file that `trace_save` wrote: pulled in its order, after `pull_range` and before all else."""
     push_interval: Time | None
     """Time between background pushes, 1 s by default; 0: only at `sync` and `close`."""
     offline: bool | None
