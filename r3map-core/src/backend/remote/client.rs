@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use once_cell::sync::OnceCell;
 
+use super::bulk::{Bulk, MOST_SPARE};
 use super::leech::{Heard, Leech};
 use super::link::{Asked, Body};
-use crate::backend::link::{self, Absence, Connected, Link, Links};
+use crate::backend::link::{self, Absence, Connected, Links};
 use crate::backend::{Completion, Info, Operation, Priority, Reply, Request};
 use crate::buffer::{Buffer, is_zero};
 use crate::cancel::{Limit, Waiter};
@@ -26,8 +27,9 @@ use crate::wire::{self, Header, Hello, Identity, Kind, Welcome, greeting};
 const GREETING_TIME: Duration = Duration::from_secs(10);
 /// How long a server may take to take the lease back.
 const RELEASE_TIME: Duration = Duration::from_secs(1);
-/// More requests at once than this fill no network the server's answers do not fill already.
-const CONCURRENCY: u32 = 64;
+/// How many requests at once are of use: as many chunks as are under way at 30 Gbit/s over 30 ms. A read that waits
+/// holds no memory.
+const CONCURRENCY: u32 = 448;
 
 /// How a server is reached.
 pub enum Route {
@@ -62,6 +64,8 @@ pub struct Client {
     /// Whether this client has the writer's lease, as far as it knows.
     writer: AtomicBool,
     pub(super) links: Links<Client>,
+    /// How bulk uses them.
+    pub(super) bulk: Bulk,
     closed: OnceCell<()>,
 }
 
@@ -97,9 +101,12 @@ impl Client {
             Route::Descriptor(socket) => (Ok(socket), None),
             Route::Address(way) => (socket::connect(&way.address, way.insecure, deadline), Some(way)),
         };
+        let bulk = Bulk::default();
         let greeted = socket.and_then(|socket| {
             let tls = way.as_ref().and_then(|way| way.tls.as_ref());
+            let begun = Instant::now();
             let (connected, welcome) = greet(socket, &hello, tls, deadline)?;
+            bulk.greeted(begun.elapsed());
             Ok((Some(connected), welcome?))
         });
         let known = leech.as_ref().and_then(Leech::known).filter(|_| way.is_some());
@@ -127,7 +134,8 @@ impl Client {
             managed_by_default: true,
             ..Info::local(url, welcome.size)
         };
-        let roles = if way.is_some() { 2 } else { 1 };
+        // A connection that was brought is the only one.
+        let (roles, spare) = if way.is_some() { (2, MOST_SPARE) } else { (1, 0) };
         let client = Arc::new(Client {
             process: Process::current(),
             way,
@@ -137,10 +145,15 @@ impl Client {
             leech,
             kept: Mutex::new(Kept { keeper: welcome.keeper, acknowledged: 0, synced: 0, lost: None }),
             writer: AtomicBool::new(false),
-            links: Links::new(roles),
+            links: Links::new(roles, spare),
+            bulk,
             closed: OnceCell::new(),
         });
         Links::start(&client, connected)?;
+        // A migration speaks without requests.
+        if client.leech.is_some() {
+            client.links.first().want(&client)?;
+        }
         Ok(client)
     }
 
@@ -150,8 +163,8 @@ impl Client {
     }
 
     /// Tells whoever drives a migration, whose connection the first one is.
-    pub(super) fn tell(&self, role: u16, heard: Heard) {
-        if let Some(leech) = self.leech.as_ref().filter(|_| role == 0) {
+    pub(super) fn tell(&self, heard: Heard) {
+        if let Some(leech) = &self.leech {
             leech.hear(heard);
         }
     }
@@ -167,16 +180,17 @@ impl Client {
         if let Err(error) = link::check(self.process, &self.info, &operation) {
             return completion.complete(Err(error));
         }
-        let link = match &operation {
-            Operation::Sync => self.links.first(),
-            _ => self.link(priority),
-        };
         let (header, body) = match operation {
             Operation::Read { buffer, .. } if buffer.is_empty() => return completion.complete(Ok(Reply::Data(buffer))),
             Operation::Write { data, .. } if data.is_empty() => return completion.complete(Ok(Reply::Done)),
             Operation::Zero { length: 0, .. } => return completion.complete(Ok(Reply::Done)),
             Operation::Read { offset, buffer } => {
-                (Header::new(Kind::Read, 0).about(offset, buffer.len() as u64), Body::Read(Some(buffer)))
+                let header = Header::new(Kind::Read, 0).about(offset, buffer.len() as u64);
+                let asked = Asked { header, body: Body::Read(Some(buffer)) };
+                return match priority {
+                    Priority::Bulk => self.read_in_bulk(asked, deadline, completion),
+                    Priority::Demand => self.links.first().submit(self, asked, deadline, completion),
+                };
             }
             Operation::Write { offset, data } if is_zero(&data) => {
                 (Header::new(Kind::Zero, 0).about(offset, data.len() as u64), Body::Change(None))
@@ -190,14 +204,9 @@ impl Client {
             }
             Operation::Sync => (Header::new(Kind::Sync, 0), Body::Sync { covers: self.kept().acknowledged }),
         };
+        let is_sync = matches!(body, Body::Sync { .. });
+        let link = if is_sync { self.links.first() } else { self.links.steady(priority) };
         link.submit(self, Asked { header, body }, deadline, completion);
-    }
-
-    fn link(&self, priority: Priority) -> &Arc<Link<Client>> {
-        match (priority, self.links.bulk()) {
-            (Priority::Bulk, [link, ..]) => link,
-            _ => self.links.first(),
-        }
     }
 
     /// Asks for the hashes of a range, which begins at a whole block.
@@ -210,7 +219,7 @@ impl Client {
     ) {
         let (deadline, completion) = travel;
         let header = Header::new(Kind::Digest, 0).about(offset, length);
-        self.link(priority).submit(self, Asked { header, body: Body::Digest }, deadline, completion);
+        self.links.steady(priority).submit(self, Asked { header, body: Body::Digest }, deadline, completion);
     }
 
     /// Asks for the writer's lease.
@@ -232,6 +241,9 @@ impl Client {
             Code::PermissionDenied => Absence::Refused(error),
             _ => Absence::Away(error),
         })?;
+        if role > 0 {
+            socket::prepare_bulk(&socket);
+        }
         let greeted = greet(socket, &hello, tls.as_ref(), deadline).map_err(|error| match error.code() {
             Code::InvalidArgument | Code::Unsupported | Code::NotAuthenticated => Absence::Refused(error),
             _ => Absence::Away(error),
