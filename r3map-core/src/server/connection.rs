@@ -55,6 +55,9 @@ fn run(guest: &Guest, incoming: &mut Incoming) -> Result<()> {
         );
         return Err(Error::new(Code::Unsupported, message));
     }
+    if hello.role > 1 && !server.has_spare_room() {
+        return Err(Error::new(Code::Busy, "the server keeps its other connections for clients that have none"));
+    }
     if hello.role > 0 {
         thread::as_batch();
         socket::prepare_bulk(channel.socket());

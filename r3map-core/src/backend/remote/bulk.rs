@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::client::Client;
 use super::link::{Asked, Body};
-use super::spread::{Spread, Step};
+use super::spread::{FAR, Spread, Step};
 use super::timing::Timing;
 use crate::backend::link::{Link, Protocol};
 use crate::backend::{Completion, Priority, RoundTrip};
@@ -30,11 +30,8 @@ const IDLE: Duration = Duration::from_secs(10);
 const PROBE_TIME: Duration = Duration::from_secs(10);
 /// What is no longer than this is small, in bytes.
 const SMALL: u64 = 64 << 10;
-
 /// How many requests a connection gets of which nothing is known.
 const BEGIN: usize = 24;
-/// Nearer than this a connection may have all that is asked for.
-const FAR: Duration = Duration::from_millis(1);
 
 /// What a client knows of its bulk.
 #[derive(Default)]
@@ -190,6 +187,7 @@ impl Client {
             if flow.waiting.is_empty() {
                 return;
             }
+            // To a near server all of it may go at once.
             let link = self.links().least_loaded(|role| match is_far {
                 true => flow.lanes[usize::from(role)].room(),
                 false => usize::MAX,

@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 /// Nearer than this no buffer is what holds bulk up.
-const FAR: Duration = Duration::from_millis(1);
+pub const FAR: Duration = Duration::from_millis(1);
 /// How many round trips a rate is measured over.
 const TRIPS: u32 = 4;
 /// For how long at least.
