@@ -10,7 +10,7 @@ use r3map_core::backend::memory::Memory;
 use r3map_core::copy::Copy;
 use r3map_core::{Backend, BackendOptions, ExportOptions, Server, ServerOptions, backend};
 
-const SIZE: u64 = 24 << 20;
+const SIZE: u64 = 12 << 20;
 /// More than a connection carries that is not for bulk.
 const MUCH: u64 = 1 << 20;
 
