@@ -119,13 +119,15 @@ struct Lane {
     /// When the narrow place is free again.
     free: Instant,
     passed: u64,
+    /// The same by connection.
+    by: HashMap<u64, u64>,
     /// What happens at which byte, counted over all connections.
     planned: Vec<(u64, Fault)>,
 }
 
 impl Lane {
     fn new() -> Mutex<Lane> {
-        Mutex::new(Lane { free: Instant::now(), passed: 0, planned: Vec::new() })
+        Mutex::new(Lane { free: Instant::now(), passed: 0, by: HashMap::new(), planned: Vec::new() })
     }
 }
 
@@ -186,6 +188,12 @@ impl Network {
     /// How many bytes have come in that way.
     pub fn passed(&self, direction: Direction) -> u64 {
         self.shared.lane(direction).passed
+    }
+
+    /// The same by connection, in the order in which they were made, also of those that are gone.
+    pub fn passed_by_connection(&self, direction: Direction) -> Vec<u64> {
+        let lane = self.shared.lane(direction);
+        (0..self.shared.next.load(Ordering::SeqCst)).map(|number| lane.by.get(&number).map_or(0, |by| *by)).collect()
     }
 
     /// How many connections there are.
@@ -326,8 +334,9 @@ impl Shared {
     }
 
     /// Counts a piece, and says what was planned for a byte of it and how much of it still passes.
-    fn meet(&self, direction: Direction, bytes: &mut [u8]) -> (Option<Fault>, usize) {
+    fn meet(&self, direction: Direction, connection: u64, bytes: &mut [u8]) -> (Option<Fault>, usize) {
         let mut lane = self.lane(direction);
+        *lane.by.entry(connection).or_default() += bytes.len() as u64;
         let start = lane.passed;
         lane.passed += bytes.len() as u64;
         let end = lane.passed;

@@ -79,7 +79,7 @@ fn take_in(shared: &Shared, direction: Direction, connection: u64, mut from: &St
         // They may have changed while nothing came.
         let conditions = shared.conditions();
         let swallowed = shared.swallows();
-        let (fault, piece) = shared.meet(direction, &mut bytes[..count]);
+        let (fault, piece) = shared.meet(direction, connection, &mut bytes[..count]);
         let left = shared.pace(direction, piece, &conditions);
         let jitter = conditions.jitter.mul_f64(next_random(&mut random));
         let due = (left + conditions.delay + jitter).max(last);

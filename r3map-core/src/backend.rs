@@ -27,6 +27,9 @@ pub mod remote;
 #[cfg(any(feature = "grpc", feature = "frpc", feature = "panrpc"))]
 pub mod rpc;
 
+/// How many bytes of one blocking call are under way at once: a chunk always may be.
+const FLIGHT: usize = 128 << 20;
+
 /// What a backend says of itself when it is opened. Nothing here changes while it is open.
 #[derive(Clone, Debug)]
 pub struct Info {
@@ -396,8 +399,8 @@ pub fn write(backend: &Arc<dyn Backend>, data: &[u8], offset: u64, limit: &Limit
     pipeline(backend, data.chunks(step).enumerate(), asked, limit, "write", |_, _| Ok(()))
 }
 
-/// Submits an operation for each piece, with as many under way as the backend has use for, and takes the
-/// replies in order.
+/// Submits an operation for each piece, with as many under way as the backend has use for and [`FLIGHT`] allows, and
+/// takes the replies in order.
 fn pipeline<P>(
     backend: &Arc<dyn Backend>,
     mut pieces: impl Iterator<Item = P>,
@@ -407,7 +410,8 @@ fn pipeline<P>(
     mut take: impl FnMut(P, Reply) -> Result<()>,
 ) -> Result<()> {
     limit.check(what)?;
-    let most = backend.info().concurrency.max(1) as usize;
+    let info = backend.info();
+    let most = (info.concurrency as usize).min(FLIGHT / transfer_size(info)).max(1);
     let mut flight = std::collections::VecDeque::new();
     loop {
         while flight.len() < most {

@@ -452,6 +452,11 @@ impl Inner {
         started.map(drop).map_err(|error| Error::io("start a thread for a connection", error))
     }
 
+    /// Whether there is room for connections that their clients can do without.
+    fn has_spare_room(&self) -> bool {
+        self.crowd().live.len() <= self.options.max_connections / 2
+    }
+
     fn busy(&self) -> Error {
         let message = format!("the server has its {} connections: try again later", self.options.max_connections);
         Error::new(Code::Busy, message)

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use crate::backend::{Completion, Info, Operation};
+use crate::backend::{Completion, Info, Operation, Priority};
 use crate::error::{Code, Error, Result};
 use crate::thread::{self, Process};
 use crate::wire::channel::{Channel, Packet};
@@ -37,7 +37,7 @@ pub trait Protocol: Send + Sync + Sized + 'static {
     fn connect(&self, role: u16, generation: u64) -> std::result::Result<Connected, Absence>;
 
     /// Receives one message of the server. An error ends the connection.
-    fn receive(&self, link: &Link<Self>, channel: &Channel, incoming: &mut Incoming) -> Result<()>;
+    fn receive(self: &Arc<Self>, link: &Link<Self>, channel: &Channel, incoming: &mut Incoming) -> Result<()>;
 
     /// What is said last.
     fn goodbye(&self) -> Packet;
@@ -50,16 +50,16 @@ pub trait Protocol: Send + Sync + Sized + 'static {
         true
     }
 
-    /// Whether a connection is wanted while no request is under way.
-    fn is_wanted(&self, _role: u16) -> bool {
-        false
-    }
-
     /// There is a connection.
-    fn connected(&self, _role: u16) {}
+    fn connected(self: &Arc<Self>, _role: u16) {}
 
-    /// There is none any more, or none to be had.
+    /// There is none any more, or none to be had, though it is wanted.
     fn lost(&self, _role: u16, _error: &Error) {}
+
+    /// Looks after what is due now; says when it wants to be asked again.
+    fn tick(&self, _now: Instant) -> Option<Instant> {
+        None
+    }
 
     /// Nothing will be answered any more.
     fn over(&self, _error: &Error) {}
@@ -95,6 +95,8 @@ pub struct Connected {
 /// A connection for one kind of traffic.
 pub struct Link<P: Protocol> {
     role: u16,
+    /// Whether another can do its work: then it is not made again when it is lost, unless it is wanted again.
+    is_spare: bool,
     state: Mutex<State<P::Asked>>,
     /// Told when there is something to send without a connection, and at the end.
     changed: Condvar,
@@ -102,6 +104,8 @@ pub struct Link<P: Protocol> {
 
 struct State<A> {
     started: bool,
+    /// Whether there is to be a connection while no request is under way.
+    wanted: bool,
     /// Every request that is not answered, sent or not, by its id.
     under_way: BTreeMap<u64, Sent<A>>,
     last_id: u64,
@@ -126,14 +130,15 @@ pub struct Sent<A> {
     /// Whom to tell.
     pub completion: Completion,
     /// When it was sent last.
-    at: Instant,
+    pub at: Instant,
 }
 
 impl<P: Protocol> Link<P> {
     /// A link that connects when it is first used.
-    fn new(role: u16) -> Link<P> {
+    fn new(role: u16, is_spare: bool) -> Link<P> {
         let state = State {
             started: false,
+            wanted: false,
             under_way: BTreeMap::new(),
             last_id: 0,
             // The first connection of role 0 is made before there is a link.
@@ -143,7 +148,7 @@ impl<P: Protocol> Link<P> {
             cause: None,
             end: None,
         };
-        Link { role, state: Mutex::new(state), changed: Condvar::new() }
+        Link { role, is_spare, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State<P::Asked>> {
@@ -153,6 +158,33 @@ impl<P: Protocol> Link<P> {
     /// Which of the client's connections it is: the first is 0.
     pub fn role(&self) -> u16 {
         self.role
+    }
+
+    /// Has it connect without a request.
+    pub fn want(self: &Arc<Self>, client: &Arc<P>) -> Result<()> {
+        let mut state = self.state();
+        state.wanted = true;
+        self.changed.notify_all();
+        self.start_once(&mut state, client, None)
+    }
+
+    /// Lets a spare connection go once what is under way is answered.
+    pub fn retire(&self) {
+        let mut state = self.state();
+        state.wanted = false;
+        state.end_if_idle();
+    }
+
+    /// How many requests are under way, and whether there is a connection that may take more.
+    pub fn load(&self) -> (usize, bool) {
+        let state = self.state();
+        (state.under_way.len(), state.channel.is_some() && (state.wanted || !self.is_spare))
+    }
+
+    /// Whether a connection is there or being made.
+    pub fn is_up(&self) -> bool {
+        let state = self.state();
+        state.wanted || state.channel.is_some()
     }
 
     /// Starts the thread that connects and receives, unless it runs.
@@ -227,11 +259,21 @@ impl<P: Protocol> Link<P> {
         }
     }
 
+    /// The same if the server has answered nothing since then to what was sent before.
+    pub fn cut_if_stuck(&self, since: Instant) {
+        let state = self.state();
+        let waits = state.under_way.values().any(|sent| sent.at < since);
+        if let Some(channel) = state.channel.as_ref().filter(|_| waits && state.heard.is_none_or(|at| at < since)) {
+            tracing::info!("a connection is stuck: others do its work");
+            channel.shutdown();
+        }
+    }
+
     /// Completes requests whose deadline passed; says when the next one does.
     fn expire(&self, client: &P, now: Instant) -> Option<Instant> {
         let mut state = self.state();
-        let late = |sent: &Sent<P::Asked>| sent.deadline.is_some_and(|deadline| deadline <= now);
-        let ids: Vec<u64> = state.under_way.iter().filter(|(_, sent)| late(sent)).map(|(id, _)| *id).collect();
+        let is_late = |sent: &Sent<P::Asked>| sent.deadline.is_some_and(|deadline| deadline <= now);
+        let ids: Vec<u64> = state.under_way.iter().filter(|(_, sent)| is_late(sent)).map(|(id, _)| *id).collect();
         let expired: Vec<_> = ids.into_iter().filter_map(|id| state.under_way.remove(&id)).collect();
         let next = state.under_way.values().filter_map(|sent| sent.deadline).min();
         let heard = state.heard;
@@ -243,16 +285,16 @@ impl<P: Protocol> Link<P> {
         }
         let cause = state.cause.clone();
         drop(state);
-        let cause = cause.map(|cause| format!(": {}", cause.message())).unwrap_or_default();
-        let (code, why) = match connected {
-            true => (Code::Timeout, "the server did not answer before the deadline"),
-            false => (Code::Disconnected, "there was no connection before the deadline"),
-        };
         for Sent { asked, completion, .. } in expired {
-            let message = format!("{}: {}: {why}{cause}", client.info().name, asked.what());
-            completion.complete(Err(Error::new(code, message)));
+            completion.complete(Err(late(client, &asked, connected, cause.as_ref())));
         }
         next
+    }
+
+    /// The error of a request that was for this link and is not sent in time.
+    pub fn late(&self, client: &P, asked: &P::Asked) -> Error {
+        let state = self.state();
+        late(client, asked, state.channel.is_some(), state.cause.as_ref())
     }
 
     /// Fails all requests, now and later, and ends the connection and its thread.
@@ -297,6 +339,11 @@ impl<P: Protocol> Link<P> {
                 return;
             }
             state.channel = None;
+            if self.is_spare {
+                drop(state);
+                self.stand_back(client, &error);
+                continue;
+            }
             let of_use = state.heard.is_some_and(|heard| heard >= begun);
             tracing::info!(backend = client.info().name, %error, "a connection was lost");
             state.cause = Some(error.clone());
@@ -317,10 +364,10 @@ impl<P: Protocol> Link<P> {
     }
 
     /// Connects once it is needed, as often as it takes. `None` at the end.
-    fn connect(&self, client: &P, pause: &mut Duration) -> Option<Connected> {
+    fn connect(&self, client: &Arc<P>, pause: &mut Duration) -> Option<Connected> {
         loop {
             let mut state = self.state();
-            while state.under_way.is_empty() && !client.is_wanted(self.role) && state.end.is_none() {
+            while state.under_way.is_empty() && !state.wanted && state.end.is_none() {
                 state = self.changed.wait(state).unwrap_or_else(|e| e.into_inner());
             }
             if state.end.is_some() {
@@ -332,8 +379,11 @@ impl<P: Protocol> Link<P> {
             match client.connect(self.role, generation) {
                 Ok(connected) => return Some(connected),
                 Err(Absence::Changed(error)) => {
-                    end(client, &error);
+                    end(&**client, &error);
                     return None;
+                }
+                Err(Absence::Refused(error) | Absence::Away(error)) if self.is_spare => {
+                    self.stand_back(client, &error);
                 }
                 Err(Absence::Refused(error)) => {
                     let error = error.context(format!("connect to {} again", client.info().name));
@@ -347,6 +397,22 @@ impl<P: Protocol> Link<P> {
                 }
             }
             self.rest(pause);
+        }
+    }
+
+    /// Gives what is under way on a spare link to the one that is always there.
+    fn stand_back(&self, client: &Arc<P>, error: &Error) {
+        let mut state = self.state();
+        let wanted = std::mem::replace(&mut state.wanted, false);
+        let under_way = std::mem::take(&mut state.under_way);
+        drop(state);
+        if wanted {
+            tracing::info!(backend = client.info().name, %error, "a connection more is not there");
+            client.lost(self.role, error);
+        }
+        let links = client.links();
+        for Sent { asked, deadline, completion, .. } in under_way.into_values() {
+            links.steady(Priority::Bulk).submit(client, asked, deadline, completion);
         }
     }
 
@@ -405,7 +471,20 @@ impl<P: Protocol> Link<P> {
         let mut state = self.state();
         state.heard = Some(Instant::now());
         state.cause = None;
-        state.under_way.remove(&id)
+        let sent = state.under_way.remove(&id);
+        if self.is_spare {
+            state.end_if_idle();
+        }
+        sent
+    }
+}
+
+impl<A> State<A> {
+    /// Ends a connection that is not wanted any more and has nothing to do.
+    fn end_if_idle(&self) {
+        if let Some(channel) = self.channel.as_ref().filter(|_| !self.wanted && self.under_way.is_empty()) {
+            channel.shutdown();
+        }
     }
 }
 
@@ -413,6 +492,16 @@ impl<P: Protocol> Link<P> {
 pub fn end<P: Protocol>(client: &P, error: &Error) {
     client.over(error);
     client.links().end(client, error);
+}
+
+/// The error of a request whose deadline passed.
+fn late<P: Protocol>(client: &P, asked: &P::Asked, connected: bool, cause: Option<&Error>) -> Error {
+    let cause = cause.map(|cause| format!(": {}", cause.message())).unwrap_or_default();
+    let (code, why) = match connected {
+        true => (Code::Timeout, "the server did not answer before the deadline"),
+        false => (Code::Disconnected, "there was no connection before the deadline"),
+    };
+    Error::new(code, format!("{}: {}: {why}{cause}", client.info().name, asked.what()))
 }
 
 fn fail<A>(under_way: BTreeMap<u64, Sent<A>>, error: &Error) {

@@ -1,14 +1,14 @@
 //! `r3map://host:port/name`, `r3map+unix:///socket?name=name` and, by TLS, `r3maps://host:port/name` — an export of
 //! another r3map.
 //!
-//! A request goes out on the thread that submits it and is completed on the thread that receives. Demand and
-//! bulk traffic have a connection each, so that the app never waits behind a megabyte of background.
+//! A request goes out on the thread that submits it and is completed on the thread that receives. Demand has a
+//! connection of its own, so that the app never waits behind a megabyte of background; bulk has as many as help.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::backend::link::Protocol;
-use crate::backend::{Backend, BackendOptions, Completion, Info, Request, blocking};
+use crate::backend::{Backend, BackendOptions, Completion, Info, Request, RoundTrip, blocking};
 use crate::cancel::{Limit, Waiter};
 use crate::error::{Code, Error, Result};
 use crate::tls::Above;
@@ -19,9 +19,12 @@ use crate::wire::DEFAULT_PORT;
 use crate::wire::greeting::check_name;
 use crate::wire::socket::Address;
 
+mod bulk;
 mod client;
 pub mod leech;
 mod link;
+mod spread;
+mod timing;
 
 pub(super) use client::Way;
 use client::{Client, Route};
@@ -146,6 +149,10 @@ impl Backend for Remote {
 
     fn submit(self: Arc<Self>, request: Request) {
         self.handle.client.submit(request);
+    }
+
+    fn round_trip(&self) -> Option<RoundTrip> {
+        self.handle.client.bulk.round_trip()
     }
 
     fn claim(&self, limit: &Limit) -> Result<()> {

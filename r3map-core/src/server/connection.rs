@@ -20,7 +20,7 @@ use crate::wire::channel::{Channel, Packet, Payload};
 use crate::wire::greeting::{Moving, VERSIONED};
 use crate::wire::header::{SYNCED, ZEROES};
 use crate::wire::incoming::Incoming;
-use crate::wire::{self, Header, Hello, Identity, Kind, MAX_PAYLOAD, Welcome, greeting};
+use crate::wire::{self, Header, Hello, Identity, Kind, MAX_PAYLOAD, Welcome, greeting, socket};
 
 /// How long a client may take for its HELLO.
 const GREETING_TIME: Duration = Duration::from_secs(10);
@@ -55,8 +55,12 @@ fn run(guest: &Guest, incoming: &mut Incoming) -> Result<()> {
         );
         return Err(Error::new(Code::Unsupported, message));
     }
+    if hello.role > 1 && !server.has_spare_room() {
+        return Err(Error::new(Code::Busy, "the server keeps its other connections for clients that have none"));
+    }
     if hello.role > 0 {
         thread::as_batch();
+        socket::prepare_bulk(channel.socket());
     }
     let export = server.export(&hello.export)?;
     caller.check(&hello.export, &export.allow)?;
@@ -246,6 +250,10 @@ impl Connection {
     pub(super) fn read(self: &Arc<Self>, header: &Header) -> Result<()> {
         if let Err(error) = self.check(header) {
             return send_error(&self.channel, header.id, &error);
+        }
+        // Somebody asks how far it is: the backend has no part in that.
+        if header.length == 0 {
+            return self.answer(header, Ok(Reply::Zeroes));
         }
         let mut buffer = Buffer::new(header.length as usize);
         match self.export.backend.try_read_at(&mut buffer, header.offset) {

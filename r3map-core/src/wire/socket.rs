@@ -17,6 +17,11 @@ use crate::wire::Identity;
 /// its buffers itself, and better for not being told.
 const UNIX_BUFFER: usize = 4 << 20;
 
+/// What a TCP socket for bulk may hold on its way: 10 Gbit/s for 25 ms.
+const BULK_BUFFER: usize = 32 << 20;
+/// How much of it may wait to be sent.
+static UNSENT: libc::c_int = 512 << 10;
+
 /// Where a server listens.
 #[derive(Clone, Debug)]
 pub enum Address {
@@ -28,8 +33,7 @@ pub enum Address {
 
 /// Sets what a connection wants. An option that a socket does not take is one it can do without.
 pub fn prepare(socket: &OwnedFd) {
-    let own = socket::getsockname::<socket::SockaddrStorage>(socket.as_raw_fd());
-    if own.is_ok_and(|own| own.family() == Some(AddressFamily::Unix)) {
+    if is_unix(socket) {
         let _ = setsockopt(socket, sockopt::SndBuf, &UNIX_BUFFER);
         return;
     }
@@ -39,6 +43,29 @@ pub fn prepare(socket: &OwnedFd) {
     let _ = setsockopt(socket, sockopt::TcpKeepIdle, &30);
     let _ = setsockopt(socket, sockopt::TcpKeepInterval, &10);
     let _ = setsockopt(socket, sockopt::TcpKeepCount, &3);
+}
+
+fn is_unix(socket: &OwnedFd) -> bool {
+    let own = socket::getsockname::<socket::SockaddrStorage>(socket.as_raw_fd());
+    own.is_ok_and(|own| own.family() == Some(AddressFamily::Unix))
+}
+
+/// Sets what a connection wants that carries much over a long way, besides: its buffer for sending holds what is on its
+/// way, for which the system's default is too little on a fast network, and next to nothing that is not.
+pub fn prepare_bulk(socket: &OwnedFd) {
+    if is_unix(socket) {
+        return;
+    }
+    // Only the privileged may have more than the system allows. Who asks for less loses the kernel's own sizing.
+    if setsockopt(socket, sockopt::SndBufForce, &BULK_BUFFER).is_err() {
+        tracing::trace!("the system's own bound of a socket's buffer stays");
+    }
+    let size = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the option is a number that lives on, of the size that is said.
+    unsafe {
+        let unsent = (&raw const UNSENT).cast();
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, unsent, size);
+    }
 }
 
 /// Ends one or both directions of a connection; one that is over already stays so.

@@ -82,7 +82,7 @@ impl Client {
             info,
             agreed,
             kept: Mutex::new(kept),
-            links: Links::new(links),
+            links: Links::new(links, 0),
             next: AtomicUsize::new(0),
             closed: OnceCell::new(),
         });

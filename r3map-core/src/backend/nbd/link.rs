@@ -93,7 +93,7 @@ impl Protocol for Client {
         self.connect_again()
     }
 
-    fn receive(&self, link: &Link<Client>, channel: &Channel, incoming: &mut Incoming) -> Result<()> {
+    fn receive(self: &Arc<Self>, link: &Link<Client>, channel: &Channel, incoming: &mut Incoming) -> Result<()> {
         link.receive(self, channel, incoming)
     }
 

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use once_cell::sync::OnceCell;
 
+use super::bulk::{Bulk, MOST_SPARE};
 use super::leech::{Heard, Leech};
 use super::link::{Asked, Body};
-use crate::backend::link::{self, Absence, Connected, Link, Links};
+use crate::backend::link::{self, Absence, Connected, Links};
 use crate::backend::{Completion, Info, Operation, Priority, Reply, Request};
 use crate::buffer::{Buffer, is_zero};
 use crate::cancel::{Limit, Waiter};
@@ -30,8 +31,9 @@ const GREETING_TIME: Duration = Duration::from_secs(10);
 const RELEASE_TIME: Duration = Duration::from_secs(1);
 /// The role of a connection that only asks for the version.
 const ASKING: u16 = u16::MAX;
-/// More requests at once than this fill no network the server's answers do not fill already.
-const CONCURRENCY: u32 = 64;
+/// How many requests at once are of use: as many chunks as are under way at 30 Gbit/s over 30 ms. A read that waits
+/// holds no memory.
+const CONCURRENCY: u32 = 448;
 
 /// How a server is reached.
 pub enum Route {
@@ -93,6 +95,8 @@ pub struct Client {
     /// Whether this client has the writer's lease, as far as it knows.
     writer: AtomicBool,
     pub(super) links: Links<Client>,
+    /// How bulk uses them.
+    pub(super) bulk: Bulk,
     closed: OnceCell<()>,
 }
 
@@ -125,9 +129,12 @@ impl Client {
             Route::Descriptor(socket) => (Ok(socket), None),
             Route::Address(way) => (socket::connect(&way.address, way.insecure, deadline), Some(way)),
         };
+        let bulk = Bulk::default();
         let greeted = socket.and_then(|socket| {
             let tls = way.as_ref().and_then(|way| way.tls.as_deref());
+            let begun = Instant::now();
             let (connected, welcome) = greet(socket, &hello, tls, deadline)?;
+            bulk.greeted(begun.elapsed());
             Ok((Some(connected), welcome?))
         });
         let known = leech.as_ref().and_then(Leech::known).filter(|_| way.is_some());
@@ -144,7 +151,7 @@ impl Client {
         if let (Some(leech), Some(moving)) = (&leech, &welcome.moving) {
             leech.greeted(moving);
         }
-        Client::begin(url, way, hello, (welcome, connected), (leech, None))
+        Client::begin(url, way, hello, (welcome, connected), (leech, None), bulk)
     }
 
     /// Begins while the server is away, with what is known of the region. Once it is back it has to be the same, in
@@ -169,7 +176,7 @@ impl Client {
         };
         // Who will write has the lease before the server says the version.
         let hello = Hello { write: facts.will_write, ..hello };
-        Client::begin(url, Some(way), hello, (welcome, None), (None, Some(ear)))
+        Client::begin(url, Some(way), hello, (welcome, None), (None, Some(ear)), Bulk::default())
     }
 
     fn hello(export: &str, client: Identity, session: Option<Identity>) -> Hello {
@@ -192,6 +199,7 @@ impl Client {
         hello: Hello,
         (welcome, connected): (Welcome, Option<Connected>),
         (leech, ear): (Option<Leech>, Option<Ear>),
+        bulk: Bulk,
     ) -> Result<Arc<Client>> {
         let info = Info {
             local: false,
@@ -204,7 +212,8 @@ impl Client {
             managed_by_default: true,
             ..Info::local(url, welcome.size)
         };
-        let roles = if way.is_some() { 2 } else { 1 };
+        // A connection that was brought is the only one.
+        let (roles, spare) = if way.is_some() { (2, MOST_SPARE) } else { (1, 0) };
         let writer = AtomicBool::new(hello.write);
         let held = welcome.written.filter(|_| ear.is_some());
         let client = Arc::new(Client {
@@ -225,10 +234,15 @@ impl Client {
                 lost: None,
             }),
             writer,
-            links: Links::new(roles),
+            links: Links::new(roles, spare),
+            bulk,
             closed: OnceCell::new(),
         });
         Links::start(&client, connected)?;
+        // A migration speaks without requests, and a server that was away is looked out for.
+        if client.leech.is_some() || client.ear.is_some() {
+            client.links.first().want(&client)?;
+        }
         Ok(client)
     }
 
@@ -237,16 +251,8 @@ impl Client {
         self.leech.as_ref()
     }
 
-    /// Whether it is to be connected all the time, and not only when somebody asks for something.
-    pub(super) fn is_eager(&self) -> bool {
-        self.leech.is_some() || self.ear.is_some()
-    }
-
     /// Tells who would know what became of the first connection, or came by it.
-    pub(super) fn tell(&self, role: u16, heard: Heard) {
-        if role > 0 {
-            return;
-        }
+    pub(super) fn tell(&self, heard: Heard) {
         match (&self.leech, &self.ear, heard) {
             (Some(leech), _, heard) => leech.hear(heard),
             (None, Some(ear), Heard::Connected) => ear(None),
@@ -266,16 +272,17 @@ impl Client {
         if let Err(error) = link::check(self.process, &self.info, &operation) {
             return completion.complete(Err(error));
         }
-        let link = match &operation {
-            Operation::Sync => self.links.first(),
-            _ => self.link(priority),
-        };
         let (header, body) = match operation {
             Operation::Read { buffer, .. } if buffer.is_empty() => return completion.complete(Ok(Reply::Data(buffer))),
             Operation::Write { data, .. } if data.is_empty() => return completion.complete(Ok(Reply::Done)),
             Operation::Zero { length: 0, .. } => return completion.complete(Ok(Reply::Done)),
             Operation::Read { offset, buffer } => {
-                (Header::new(Kind::Read, 0).about(offset, buffer.len() as u64), Body::Read(Some(buffer)))
+                let header = Header::new(Kind::Read, 0).about(offset, buffer.len() as u64);
+                let asked = Asked { header, body: Body::Read(Some(buffer)) };
+                return match priority {
+                    Priority::Bulk => self.read_in_bulk(asked, deadline, completion),
+                    Priority::Demand => self.links.first().submit(self, asked, deadline, completion),
+                };
             }
             Operation::Write { offset, data } if is_zero(&data) => {
                 (Header::new(Kind::Zero, 0).about(offset, data.len() as u64), Body::Change(None))
@@ -289,14 +296,9 @@ impl Client {
             }
             Operation::Sync => (Header::new(Kind::Sync, 0), Body::Sync { covers: self.kept().acknowledged }),
         };
+        let is_sync = matches!(body, Body::Sync { .. });
+        let link = if is_sync { self.links.first() } else { self.links.steady(priority) };
         link.submit(self, Asked { header, body }, deadline, completion);
-    }
-
-    fn link(&self, priority: Priority) -> &Arc<Link<Client>> {
-        match (priority, self.links.bulk()) {
-            (Priority::Bulk, [link, ..]) => link,
-            _ => self.links.first(),
-        }
     }
 
     /// Asks for the hashes of a range, which begins at a whole block.
@@ -309,7 +311,7 @@ impl Client {
     ) {
         let (deadline, completion) = travel;
         let header = Header::new(Kind::Digest, 0).about(offset, length);
-        self.link(priority).submit(self, Asked { header, body: Body::Digest }, deadline, completion);
+        self.links.steady(priority).submit(self, Asked { header, body: Body::Digest }, deadline, completion);
     }
 
     /// Asks for the writer's lease.
@@ -331,6 +333,9 @@ impl Client {
             Code::PermissionDenied => Absence::Refused(error),
             _ => Absence::Away(error),
         })?;
+        if role > 0 {
+            socket::prepare_bulk(&socket);
+        }
         let greeted = greet(socket, &hello, tls.as_deref(), deadline).map_err(|error| match error.code() {
             Code::InvalidArgument | Code::Unsupported | Code::NotAuthenticated => Absence::Refused(error),
             _ => Absence::Away(error),

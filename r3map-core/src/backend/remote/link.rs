@@ -1,7 +1,7 @@
 //! What a client of r3map sends and what it is answered.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::client::Client;
 use super::leech::Heard;
@@ -79,7 +79,7 @@ impl Protocol for Client {
         self.connect_again(role, generation)
     }
 
-    fn receive(&self, link: &Link<Client>, channel: &Channel, incoming: &mut Incoming) -> Result<()> {
+    fn receive(self: &Arc<Self>, link: &Link<Client>, channel: &Channel, incoming: &mut Incoming) -> Result<()> {
         let header = incoming
             .header(channel, None, Duration::ZERO)?
             .ok_or_else(|| Error::new(Code::Disconnected, "the connection was closed"))?;
@@ -106,7 +106,7 @@ impl Protocol for Client {
                 incoming.payload(channel, &header, &mut payload)?;
                 let message = Message::decode(kind, &payload, self.info.size.div_ceil(PAGE))?;
                 link.hear();
-                self.tell(0, Heard::Message(message));
+                self.tell(Heard::Message(message));
                 Ok(())
             }
             other => Err(Error::new(Code::Corrupt, format!("a frame {other:?} makes no sense from a server"))),
@@ -126,25 +126,41 @@ impl Protocol for Client {
         self.way.is_some()
     }
 
-    fn is_wanted(&self, role: u16) -> bool {
-        role == 0 && self.is_eager()
-    }
-
-    fn connected(&self, role: u16) {
-        self.tell(role, Heard::Connected);
+    fn connected(self: &Arc<Self>, role: u16) {
+        match role {
+            0 => self.tell(Heard::Connected),
+            1 => {}
+            _ => self.bulk.opened(),
+        }
+        self.send_waiting();
     }
 
     fn lost(&self, role: u16, error: &Error) {
-        self.tell(role, Heard::Lost(error.clone()));
+        match role {
+            0 => self.tell(Heard::Lost(error.clone())),
+            1 => {}
+            _ => self.bulk.failed(),
+        }
+    }
+
+    fn tick(&self, now: Instant) -> Option<Instant> {
+        self.look_after_bulk(now)
     }
 
     fn over(&self, error: &Error) {
-        self.tell(0, Heard::Over(error.clone()));
+        self.bulk.end(error);
+        self.tell(Heard::Over(error.clone()));
     }
 }
 
 impl Link<Client> {
-    fn receive_data(&self, client: &Client, channel: &Channel, incoming: &mut Incoming, header: &Header) -> Result<()> {
+    fn receive_data(
+        &self,
+        client: &Arc<Client>,
+        channel: &Channel,
+        incoming: &mut Incoming,
+        header: &Header,
+    ) -> Result<()> {
         let zeroes = header.flags & ZEROES != 0;
         let room = self.with(header.id, |asked| match (&mut asked.body, header.kind) {
             (Body::Read(_), Kind::Data) if asked.header.length == header.length && zeroes => Ok(None),
@@ -175,7 +191,7 @@ impl Link<Client> {
     }
 
     /// Completes a request, if somebody still waits for it.
-    fn finish(&self, client: &Client, id: u64, outcome: Result<Reply>) -> Result<()> {
+    fn finish(&self, client: &Arc<Client>, id: u64, outcome: Result<Reply>) -> Result<()> {
         let Some(sent) = self.answered(id) else { return Ok(()) };
         let fits = matches!(
             (&sent.asked.body, &outcome),
@@ -188,6 +204,9 @@ impl Link<Client> {
             let error = Error::new(Code::Corrupt, "the server answered another kind of request");
             sent.completion.complete(Err(error.clone()));
             return Err(error);
+        }
+        if let Body::Read(_) = sent.asked.body {
+            client.came(self, sent.asked.header.length, sent.at.elapsed());
         }
         let outcome = outcome.and_then(|reply| client.acknowledged(&sent.asked.body).map(|()| reply));
         sent.completion.complete(outcome);
