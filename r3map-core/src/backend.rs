@@ -15,12 +15,17 @@ use crate::migration::home::Home;
 use crate::url::Location;
 
 mod blocking;
+#[cfg(feature = "chunks")]
+mod chunked;
 pub mod dir;
 pub mod file;
 mod link;
 pub mod memory;
 pub mod nbd;
+mod parts;
 mod pool;
+#[cfg(feature = "redis")]
+mod redis;
 pub mod remote;
 
 /// What a backend says of itself when it is opened. Nothing here changes while it is open.
@@ -455,6 +460,8 @@ pub fn open(url: &str, options: &BackendOptions) -> Result<Arc<dyn Backend>> {
         "dir" => Ok(Arc::new(dir::Directory::open(&location)?)),
         "r3map" | "r3map+unix" => Ok(Arc::new(remote::Remote::open(&location, options)?)),
         "nbd" | "nbd+unix" => Ok(Arc::new(nbd::Nbd::open(&location, options)?)),
+        #[cfg(feature = "redis")]
+        "redis" | "rediss" | "redis+cluster" => Ok(Arc::new(redis::Redis::open(&location, options)?)),
         other => Err(crate::url::unknown_scheme(other)),
     }
 }
