@@ -16,6 +16,7 @@ mod nbd;
 mod nbd_wire;
 mod slice;
 mod state;
+mod stores;
 
 /// What a figure should be.
 pub enum Goal {
@@ -81,6 +82,9 @@ const FIGURES: &[Figure] = &[
         measure: nbd_wire::server_short,
     },
     Figure { name: "copy: nbd -> memory / nbdcopy", goal: Goal::AtLeast(0.9), measure: nbd_wire::client },
+    Figure { name: "redis: managed, sequential / redis-benchmark", goal: Goal::AtLeast(0.8), measure: stores::redis },
+    Figure { name: "http: managed, sequential / curl", goal: Goal::AtLeast(0.8), measure: stores::http },
+    Figure { name: "s3: managed, sequential / parallel curl", goal: Goal::AtLeast(0.8), measure: stores::s3 },
     Figure { name: "state: KiB a GiB", goal: Goal::AtMost(160.0), measure: state::size },
     Figure { name: "open: 1 TiB / 1 GiB", goal: Goal::AtMost(1.2), measure: state::open },
 ];

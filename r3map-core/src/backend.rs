@@ -19,6 +19,8 @@ mod blocking;
 mod chunked;
 pub mod dir;
 pub mod file;
+#[cfg(feature = "http")]
+mod http;
 mod link;
 pub mod memory;
 pub mod nbd;
@@ -27,6 +29,8 @@ mod pool;
 #[cfg(feature = "redis")]
 mod redis;
 pub mod remote;
+#[cfg(feature = "s3")]
+mod s3;
 
 /// What a backend says of itself when it is opened. Nothing here changes while it is open.
 #[derive(Clone, Debug)]
@@ -462,6 +466,10 @@ pub fn open(url: &str, options: &BackendOptions) -> Result<Arc<dyn Backend>> {
         "nbd" | "nbd+unix" => Ok(Arc::new(nbd::Nbd::open(&location, options)?)),
         #[cfg(feature = "redis")]
         "redis" | "rediss" | "redis+cluster" => Ok(Arc::new(redis::Redis::open(&location, options)?)),
+        #[cfg(feature = "http")]
+        "http" | "https" => Ok(Arc::new(http::Http::open(&location, options)?)),
+        #[cfg(feature = "s3")]
+        "s3" => s3::open(&location, options),
         other => Err(crate::url::unknown_scheme(other)),
     }
 }

@@ -22,10 +22,17 @@ pub const SCHEMES: &[&str] = &[
     "rediss",
     #[cfg(feature = "redis")]
     "redis+cluster",
+    #[cfg(feature = "http")]
+    "http",
+    #[cfg(feature = "http")]
+    "https",
+    #[cfg(feature = "s3")]
+    "s3",
 ];
 
 /// The features of the package that a build without them lacks, and the schemes of each.
-const FEATURES: &[(&str, &[&str])] = &[("redis", &["redis", "rediss", "redis+cluster"])];
+const FEATURES: &[(&str, &[&str])] =
+    &[("redis", &["redis", "rediss", "redis+cluster"]), ("http", &["http", "https"]), ("s3", &["s3"])];
 
 /// The schemes whose URLs may hold a user and password.
 const WITH_PASSWORD: &[&str] = FEATURES[0].1;
@@ -78,6 +85,11 @@ impl Location {
     /// The URL as it was given, but for a password: it holds no secret, and may not open what it was given for.
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// The URL with all that it holds, which belongs in no message.
+    pub fn raw(&self) -> &Url {
+        &self.url
     }
 
     /// The user, if one is named.
@@ -327,6 +339,7 @@ mod tests {
             ("r3map://u:secret@h:x/y", "r3map://u:…@h:x/y"),
             ("s3://bucket/a:b@c", "s3://bucket/a:b@c"),
             ("redis://h/0?key=a", "redis://h/0?key=a"),
+            ("https://h/a?signature=secret", "https://h/a"),
             ("https://h/a?signature=secret", "https://h/a"),
         ] {
             assert_eq!(super::shown(given), shown);

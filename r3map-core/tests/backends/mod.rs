@@ -37,13 +37,20 @@ pub struct Kind {
     pub name: String,
     pub url: Box<Named>,
     pub keeps: bool,
+    /// By how much the long tests are shortened.
+    pub slowness: u32,
 }
 
 type Named = dyn Fn(&Path, u64) -> String;
 
 impl Kind {
     pub fn new(name: &str, keeps: bool, url: impl Fn(&Path, u64) -> String + 'static) -> Kind {
-        Kind { name: name.to_owned(), url: Box::new(url), keeps }
+        Kind { name: name.to_owned(), url: Box::new(url), keeps, slowness: 1 }
+    }
+
+    /// A store whose every request costs so much that long tests do a share of what they do elsewhere.
+    pub fn slow(self) -> Kind {
+        Kind { slowness: 10, ..self }
     }
 }
 

@@ -42,7 +42,7 @@ pub fn random_writes_zeroes_and_reads_agree_with_a_plain_array_at_every_offset_a
         let mut random = Random(seed);
         let mut backend = store.open();
         let mut expected = vec![0; ODD as usize];
-        for step in 0..1500u32 {
+        for step in 0..1500 / store.kind.slowness {
             let what = format!("{}: seed {seed:#x}, step {step}", store.kind.name);
             let offset = random.below(ODD + 1);
             // Short ones, ones that cross chunks, and now and then all the rest.
@@ -134,7 +134,7 @@ pub fn each_byte_of_overlapping_writes_zeroes_and_reads_is_one_that_somebody_wro
                 let backend = &backend;
                 scope.spawn(move || {
                     let mut random = Random(u64::from(thread) + 77);
-                    for _ in 0..400 {
+                    for _ in 0..400 / store.kind.slowness {
                         let offset = random.below(size);
                         let length = random.below(size - offset + 1);
                         match thread {

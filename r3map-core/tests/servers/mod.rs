@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // No test file uses all of it.
 
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -170,18 +171,25 @@ impl Redis {
     }
 }
 
-impl std::ops::Deref for Redis {
-    type Target = Server;
-    fn deref(&self) -> &Server {
-        &self.0
-    }
+/// What each kind of server has in common.
+macro_rules! is_a_server {
+    ($($kind:ty)*) => { $(
+        impl std::ops::Deref for $kind {
+            type Target = Server;
+            fn deref(&self) -> &Server {
+                &self.0
+            }
+        }
+
+        impl std::ops::DerefMut for $kind {
+            fn deref_mut(&mut self) -> &mut Server {
+                &mut self.0
+            }
+        }
+    )* };
 }
 
-impl std::ops::DerefMut for Redis {
-    fn deref_mut(&mut self) -> &mut Server {
-        &mut self.0
-    }
-}
+is_a_server!(Redis Nginx S3);
 
 fn cli(port: u16, words: &[&str]) -> String {
     let output = Command::new("redis-cli").args(["-p", &port.to_string()]).args(words).output().unwrap();
@@ -225,7 +233,112 @@ impl RedisCluster {
     }
 }
 
-/// A path in a server's directory.
-pub fn in_directory(server: &Server, name: &str) -> PathBuf {
-    server.path().join(name)
+/// nginx with the files that a test puts into [`Nginx::file`].
+pub struct Nginx(Server);
+
+impl Nginx {
+    pub fn start() -> Nginx {
+        let prepare = |at: &Path, port: u16| {
+            std::fs::create_dir(at.join("www")).unwrap();
+            let at = at.display();
+            let locations = format!(
+                "location /whole/ {{ max_ranges 0; alias {at}/www/; }} location /moved/ {{ return 302 /file; }} \
+                 location /circle/ {{ return 302 /circle/; }} location /secret/ {{ return 401; }} \
+                 location /busy/ {{ return 503; }}"
+            );
+            let conf = format!(
+                "master_process off; daemon off; pid {at}/pid; events {{}} \
+                 http {{ access_log off; server {{ listen 127.0.0.1:{port}; root {at}/www; {locations} }} }}"
+            );
+            std::fs::write(format!("{at}/conf"), conf).unwrap();
+        };
+        let command = ["nginx", "-p", "DIRECTORY", "-c", "DIRECTORY/conf", "-e", "DIRECTORY/log"];
+        Nginx(Server::start(&command, prepare, takes_connections))
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}/{path}", self.port)
+    }
+
+    /// Where the file of that name lies.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path().join("www").join(name)
+    }
+}
+
+/// s3proxy, which speaks S3 over a directory. Its clients have [`S3::CREDENTIALS`] in their environment.
+pub struct S3(Server);
+
+impl S3 {
+    pub const CREDENTIALS: [(&str, &str); 3] =
+        [("AWS_ACCESS_KEY_ID", "someone"), ("AWS_SECRET_ACCESS_KEY", "the-right-one"), ("AWS_REGION", "us-east-1")];
+
+    /// Where scripts/setup puts it.
+    fn jar() -> PathBuf {
+        Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("servers").join("s3proxy-4.1.0.jar")
+    }
+
+    pub fn is_here() -> bool {
+        is_here("java") && S3::jar().exists()
+    }
+
+    pub fn start() -> S3 {
+        let prepare = |at: &Path, port: u16| {
+            std::fs::create_dir(at.join("data")).unwrap();
+            let at = at.display();
+            let [(_, identity), (_, credential), _] = S3::CREDENTIALS;
+            let conf = format!(
+                "s3proxy.endpoint=http://127.0.0.1:{port}\ns3proxy.authorization=aws-v2-or-v4\n\
+                 s3proxy.identity={identity}\ns3proxy.credential={credential}\n\
+                 jclouds.provider=filesystem-nio2\njclouds.filesystem.basedir={at}/data\n\
+                 jclouds.identity=x\njclouds.credential=x\n"
+            );
+            std::fs::write(format!("{at}/conf"), conf).unwrap();
+        };
+        let jar = S3::jar();
+        let jar = jar.to_str().unwrap();
+        let java = ["java", "-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-jar", jar];
+        let command = [&java[..], &["--properties", "DIRECTORY/conf"]].concat();
+        S3(Server::start(&command, prepare, takes_connections))
+    }
+
+    pub fn url(&self, bucket_and_prefix: &str, rest: &str) -> String {
+        S3::url_at(self.port, bucket_and_prefix, rest)
+    }
+
+    /// The same by another port, where a proxy may listen.
+    pub fn url_at(port: u16, bucket_and_prefix: &str, rest: &str) -> String {
+        format!("s3://{bucket_and_prefix}?endpoint=http://127.0.0.1:{port}&{rest}")
+    }
+
+    /// The file in which it keeps an object.
+    pub fn object(&self, bucket: &str, key: &str) -> PathBuf {
+        self.path().join("data").join(bucket).join(key)
+    }
+}
+
+/// A server that answers the first requests of a client with 503 and hands the others through.
+pub fn that_throttles(port: u16, first: usize) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let found = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for (number, client) in listener.incoming().enumerate() {
+            let mut client = client.unwrap();
+            if number < first {
+                let body = "<Error><Code>SlowDown</Code></Error>";
+                let _ = client.read(&mut [0; 65536]);
+                let head = format!("HTTP/1.1 503 Slow Down\r\nConnection: close\r\nContent-Length: {}", body.len());
+                let _ = write!(client, "{head}\r\n\r\n{body}");
+                continue;
+            }
+            let server = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            for (mut from, mut to) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)] {
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(std::net::Shutdown::Both);
+                });
+            }
+        }
+    });
+    found
 }
