@@ -120,14 +120,14 @@ pub fn s3() -> Measured {
     let words = ["java", "-Xmx256m", "-jar", jar.to_str().unwrap(), "--properties", "DIR/conf"];
     let Some(server) = Server::start(&words, &conf) else { return Measured::skipped("no java") };
     let endpoint = format!("http://127.0.0.1:{}", server.port);
-    let url = format!("s3://b/x?size={SIZE}&endpoint={endpoint}&region=us-east-1&create=true");
+    let url = format!("s3://bench/x?size={SIZE}&endpoint={endpoint}&region=us-east-1&create=true");
     fill(&url);
     let peer = || {
         into_memory(|at| {
             let mut curl = Command::new("curl");
             curl.args(["-s", "-Z", "--parallel-max", "16", "--aws-sigv4", "aws:amz:us-east-1:s3"]);
             curl.args(["--user", &format!("{user}:{secret}"), "-o"]).arg(at.join("#1"));
-            curl.arg(format!("{endpoint}/b/x-[0-{}:{}]", SIZE - 1, 1 << 20)).status()
+            curl.arg(format!("{endpoint}/bench/x-[0-{}:{}]", SIZE - 1, 1 << 20)).status()
         })
     };
     speed(SIZE, || read_managed(&url), peer)

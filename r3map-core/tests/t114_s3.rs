@@ -7,12 +7,13 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use r3map_core::backend::{self, Operation};
 use r3map_core::buffer::Buffer;
 use r3map_core::cancel::Limit;
-use r3map_core::{Backend, BackendOptions, Code, Copy, Mount};
+use r3map_core::{BackendOptions, Code, Copy, Mount};
 
 mod backends;
 mod conformance;
@@ -81,27 +82,27 @@ fn objects_are_named_as_the_go_library_names_them_and_one_object_is_read_by_rang
     let s3 = S3::start();
     let error = open(&s3.url("none/x", "size=1MiB")).err().unwrap();
     assert_eq!(error.code(), Code::NotFound, "{error}");
-    let backend = open(&s3.url("b/some/prefix", "size=150000&chunk=64KiB&create=true")).unwrap();
+    let backend = open(&s3.url("store/some/prefix", "size=150000&chunk=64KiB&create=true")).unwrap();
     backend.write_at(&pattern(65536), 65536).unwrap();
-    assert_eq!(std::fs::read(s3.object("b", "some/prefix-65536")).unwrap(), pattern(65536));
-    assert!(!s3.object("b", "some/prefix-0").exists());
-    std::fs::write(s3.object("b", "some/prefix-131072"), b"as the Go library leaves it").unwrap();
+    assert_eq!(std::fs::read(s3.object("store", "some/prefix-65536")).unwrap(), pattern(65536));
+    assert!(!s3.object("store", "some/prefix-0").exists());
+    std::fs::write(s3.object("store", "some/prefix-131072"), b"as the Go library leaves it").unwrap();
     assert_eq!(read(&backend, 131_075, 10), b"the Go lib");
     assert_eq!(read(&backend, 131_099, 3), [0; 3]);
-    std::fs::write(s3.object("b", "some/prefix-0"), b"short").unwrap();
+    std::fs::write(s3.object("store", "some/prefix-0"), b"short").unwrap();
     assert_eq!(backend.read_at(&mut [0; 10], 0).unwrap_err().code(), Code::Corrupt);
     backend.zero_at(0, 65536).unwrap();
-    assert!(!s3.object("b", "some/prefix-0").exists());
+    assert!(!s3.object("store", "some/prefix-0").exists());
 
     // A region of several chunks is copied to another, which is made.
-    let to = s3.url("b/copy", "chunk=4KiB");
-    Copy::open(&s3.url("b/some/prefix", "size=150000&chunk=64KiB"), &to, &BackendOptions::default())
+    let to = s3.url("store/copy", "chunk=4KiB");
+    Copy::open(&s3.url("store/some/prefix", "size=150000&chunk=64KiB"), &to, &BackendOptions::default())
         .unwrap()
         .run(None)
         .unwrap();
     assert!(all(&open(&format!("{to}&size=150000")).unwrap()) == all(&backend));
 
-    let object = open(&s3.url("b/some/prefix-65536", "object=true")).unwrap();
+    let object = open(&s3.url("store/some/prefix-65536", "object=true")).unwrap();
     assert!(object.info().read_only && object.info().identity.is_some());
     assert!(all(&object) == pattern(65536));
     assert_eq!(read(&object, 1000, 10), pattern(1010)[1000..]);
@@ -116,7 +117,7 @@ fn s3_that_throttles_or_goes_away_is_waited_for_within_the_deadline() {
         return;
     }
     let mut s3 = S3::start();
-    let url = s3.url("b/x", "size=1MiB&chunk=64KiB&create=true");
+    let url = s3.url("store/x", "size=1MiB&chunk=64KiB&create=true");
     let backend = open(&url).unwrap();
     let mount = Mount::options().deadline(SOON).open(backend.clone()).unwrap();
     mount.write_at(&pattern(MIB), 0).unwrap();
@@ -139,11 +140,15 @@ fn s3_that_throttles_or_goes_away_is_waited_for_within_the_deadline() {
     expected[5..100_005].fill(7);
     assert!(all(&open(&url).unwrap()) == expected);
 
-    // Three times busy: once is what an opening may not be told, so it is open before.
-    let port = servers::that_throttles(s3.port, 0);
-    assert!(all(&open(&S3::url_at(port, "b/x", "size=1MiB&chunk=64KiB")).unwrap()) == expected);
-    let port = servers::that_throttles(s3.port, usize::MAX);
-    let error = open(&S3::url_at(port, "b/x", "size=1MiB&chunk=64KiB")).err().unwrap();
+    let refused = Arc::new(AtomicUsize::new(3));
+    let url = S3::url_at(servers::that_throttles(s3.port, refused.clone()), "store/x", "size=1MiB&chunk=64KiB");
+    let throttled = open(&url).unwrap();
+    // More connections than one, some of which are refused.
+    refused.store(5, Ordering::SeqCst);
+    assert!(all(&throttled) == expected);
+    assert!(refused.load(Ordering::SeqCst) < 5, "nothing was refused");
+    refused.store(usize::MAX, Ordering::SeqCst);
+    let error = open(&url).err().unwrap();
     assert_eq!(error.code(), Code::Busy, "{error}");
     assert!(error.message().contains("SlowDown"), "{error}");
 }
@@ -169,13 +174,13 @@ fn credentials_of_a_profile_are_read_again_when_they_change() {
     let file = std::env::var("AWS_SHARED_CREDENTIALS_FILE").unwrap();
     let file = Path::new(&file);
     let s3 = S3::start();
-    let backend = open(&s3.url("b/x", "size=1MiB&create=true")).unwrap();
+    let backend = open(&s3.url("store/x", "size=1MiB&create=true")).unwrap();
     backend.write_at(&pattern(MIB), 0).unwrap();
     write(file, "a-wrong-one");
     let error = backend.read_at(&mut [0; 10], 0).unwrap_err();
     assert_eq!(error.code(), Code::NotAuthenticated, "{error}");
     assert!(!error.message().contains("wrong-one"), "{error}");
-    assert_eq!(open(&s3.url("b/x", "size=1MiB")).err().unwrap().code(), Code::NotAuthenticated);
+    assert_eq!(open(&s3.url("store/x", "size=1MiB")).err().unwrap().code(), Code::NotAuthenticated);
     write(file, "the-right-one");
     assert!(all(&backend) == pattern(MIB));
 }

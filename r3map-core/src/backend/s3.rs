@@ -84,7 +84,7 @@ pub(super) fn open(location: &Location, options: &BackendOptions) -> Result<Arc<
     let create = parameters.flag("create")?;
     let store = Chunks { client, prefix };
     let store = runtime::wait(&limit, &opening, async move {
-        match store.look().await {
+        match store.look_patiently().await {
             Err(error) if error.code() == Code::NotFound && create => {
                 store.create().await?;
                 store.look().await?;
@@ -168,6 +168,17 @@ impl Chunks {
             Err(error) if errors::is_missing_object(&error) || errors::is_empty_object(&error) => Ok(()),
             Err(error) => Err(translate(error, "look for the first chunk")),
         }
+    }
+
+    /// The same, asked again a few times where the server is busy.
+    async fn look_patiently(&self) -> Result<()> {
+        for pause in [50, 100, 200, 400] {
+            match self.look().await {
+                Err(error) if error.code() == Code::Busy => tokio::time::sleep(Duration::from_millis(pause)).await,
+                looked => return looked,
+            }
+        }
+        self.look().await
     }
 
     /// Makes the bucket.

@@ -50,7 +50,7 @@ impl Kind {
 
     /// A store whose every request costs so much that long tests do a share of what they do elsewhere.
     pub fn slow(self) -> Kind {
-        Kind { slowness: 10, ..self }
+        Kind { slowness: 20, ..self }
     }
 }
 

@@ -128,13 +128,14 @@ pub fn each_byte_of_overlapping_writes_zeroes_and_reads_is_one_that_somebody_wro
     let size = 2 * 65536;
     for store in stores(kinds, size) {
         let backend = store.open();
+        let times = 400 / store.kind.slowness;
         let known = |byte: &u8| *byte <= 3;
         std::thread::scope(|scope| {
             for thread in 0..4u8 {
                 let backend = &backend;
                 scope.spawn(move || {
                     let mut random = Random(u64::from(thread) + 77);
-                    for _ in 0..400 / store.kind.slowness {
+                    for _ in 0..times {
                         let offset = random.below(size);
                         let length = random.below(size - offset + 1);
                         match thread {

@@ -6,6 +6,8 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::backends::Scratch;
@@ -123,10 +125,10 @@ fn spawn(command: &[String], directory: &Path) -> Child {
 
 fn free_port() -> u16 {
     // Away from those that the kernel gives to clients, one of which could take it while its server is down.
-    static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
+    static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = 12_000 + (std::process::id() % 1500) as u16 * 10;
     loop {
-        let next = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % 10_000;
+        let next = NEXT.fetch_add(1, Ordering::Relaxed) % 10_000;
         let port = first + next;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
@@ -317,14 +319,15 @@ impl S3 {
     }
 }
 
-/// A server that answers the first requests of a client with 503 and hands the others through.
-pub fn that_throttles(port: u16, first: usize) -> u16 {
+/// A server that answers as many connections with 503 as `refused` says, and hands the others through.
+pub fn that_throttles(port: u16, refused: Arc<AtomicUsize>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let found = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
-        for (number, client) in listener.incoming().enumerate() {
+        for client in listener.incoming() {
             let mut client = client.unwrap();
-            if number < first {
+            let fewer = |count: usize| count.checked_sub(1);
+            if refused.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer).is_ok() {
                 let body = "<Error><Code>SlowDown</Code></Error>";
                 let _ = client.read(&mut [0; 65536]);
                 let head = format!("HTTP/1.1 503 Slow Down\r\nConnection: close\r\nContent-Length: {}", body.len());
