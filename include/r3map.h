@@ -643,6 +643,15 @@ void r3map_server_options_set_deadline(r3map_server_options *options,
 // How many connections there may be at once; more are refused R3MAP_BUSY. 1024 by default.
 void r3map_server_options_set_max_connections(r3map_server_options *options, uint32_t most);
 
+// Sets by name how the server proves who it is and knows its clients by TLS: "tls_cert" and "tls_key", its certificate
+// and private key, and "tls_ca", authorities that vouch for clients: paths of PEM files, read anew when they change;
+// "token", a secret by which a client is known as "client"; "token_file", a path of lines NAME:TOKEN. With any of them
+// all TCP connections are TLS. With none, a server that listens beyond this host makes a certificate and a token, which it
+// keeps in the directory "state".
+void r3map_server_options_set(r3map_server_options *options,
+                              const char *name,
+                              const char *value);
+
 // What the server speaks with its clients: "r3map" (the default) or "nbd", for NBD clients of all kinds.
 void r3map_server_options_set_protocol(r3map_server_options *options, const char *name);
 
@@ -655,6 +664,11 @@ r3map_export_options *r3map_export_options_new(void);
 // Whether writes of clients are refused. False by default.
 void r3map_export_options_set_read_only(r3map_export_options *options, bool read_only);
 
+// Lets clients of this name use the export, the name being that of a token or a DNS name in a certificate, and nobody
+// who is not named so. May be called again. Everybody whom the server lets in by default.
+void r3map_export_options_add_allow(r3map_export_options *options,
+                                    const char *name);
+
 // Frees options; exports made with them are not touched.
 void r3map_export_options_free(r3map_export_options *options);
 
@@ -663,11 +677,17 @@ r3map_error *r3map_server_new(const r3map_server_options *options, r3map_server 
 
 // Listens at `host:port` (port 0: one is chosen) or `unix:/path`, and gives the address as a client writes it in a
 // URL, but for the export's name: `r3map://host:port` or `r3map+unix:///path`, over NBD `nbd://host:port` or
-// `nbd+unix:///?socket=/path`. The string lives until the server is freed; `url` may be NULL.
+// `nbd+unix:///?socket=/path`; `r3maps`, `nbds` and `nbds+unix` by TLS. The string lives until the server is freed; `url` may be NULL.
 r3map_error *r3map_server_listen(r3map_server *server,
                                  const char *address,
                                  r3map_cancel *cancel,
                                  const char **url);
+
+// The command by which a client shows the export at a URL, where the server made a certificate and a token by itself; ""
+// where it did not. It holds the token, a secret. The string lives until the server is freed.
+r3map_error *r3map_server_client_line(r3map_server *server,
+                                      const char *url,
+                                      const char **line);
 
 // Offers a backend under a name: 1 to 255 bytes of UTF-8, a key and never a path. Options may be NULL. The server
 // keeps a reference of its own to the backend.
@@ -719,6 +739,14 @@ void r3map_seed_options_set_cache_trust(r3map_seed_options *options,
 
 // Allows plain TCP on an address that is not loopback. False by default.
 void r3map_seed_options_set_insecure(r3map_seed_options *options, bool insecure);
+
+// Sets by name how a seeder that listens by itself proves who it is and knows its leechers by TLS, as
+// r3map_server_options_set does.
+void r3map_seed_options_set(r3map_seed_options *options, const char *name, const char *value);
+
+// Lets leechers of this name take the region, and nobody who is not named so; as r3map_export_options_add_allow.
+void r3map_seed_options_add_allow(r3map_seed_options *options,
+                                  const char *name);
 
 // Milliseconds that each operation, and a leecher's absence before the commit, may take; 0 is for ever. 30000 by
 // default.

@@ -17,6 +17,7 @@ mod nbd_wire;
 mod slice;
 mod state;
 mod stores;
+mod tls;
 
 /// What a figure should be.
 pub enum Goal {
@@ -85,6 +86,7 @@ const FIGURES: &[Figure] = &[
     Figure { name: "redis: managed, sequential / redis-benchmark", goal: Goal::AtLeast(0.8), measure: stores::redis },
     Figure { name: "http: managed, sequential / curl", goal: Goal::AtLeast(0.8), measure: stores::http },
     Figure { name: "s3: managed, sequential / parallel curl", goal: Goal::AtLeast(0.8), measure: stores::s3 },
+    Figure { name: "tls: 1 GiB tcp -> memory / in plain", goal: Goal::AtLeast(0.5), measure: tls::copied },
     Figure { name: "state: KiB a GiB", goal: Goal::AtMost(160.0), measure: state::size },
     Figure { name: "open: 1 TiB / 1 GiB", goal: Goal::AtMost(1.2), measure: state::open },
 ];

@@ -21,6 +21,14 @@ type BackendOption interface {
 	applyBackend(*backendSettings)
 }
 
+// CredentialOption proves to the other side of a connection who this one is: of whatever opens a backend, and of what
+// listens.
+type CredentialOption interface {
+	BackendOption
+	ServeOption
+	SeedOption
+}
+
 // ServeOption is an option of [Serve].
 type ServeOption interface{ applyServe(*serveSettings) }
 
@@ -218,19 +226,45 @@ func WithInsecure() interface {
 	return insecure{}
 }
 
-// WithTLSCert names this client's certificate, a PEM file.
-func WithTLSCert(path string) BackendOption {
-	return backendText("tls_cert", path, func(s *backendSettings, text *C.char) { C.r3map_backend_options_set_tls_cert(s.c, text) })
+// WithTLSCert names the certificate of this client or server, a PEM file.
+func WithTLSCert(path string) CredentialOption {
+	return credential{"tls_cert", path, func(s *backendSettings, text *C.char) { C.r3map_backend_options_set_tls_cert(s.c, text) }}
 }
 
-// WithTLSKey names this client's private key, a PEM file.
-func WithTLSKey(path string) BackendOption {
-	return backendText("tls_key", path, func(s *backendSettings, text *C.char) { C.r3map_backend_options_set_tls_key(s.c, text) })
+// WithTLSKey names the private key of this client or server, a PEM file.
+func WithTLSKey(path string) CredentialOption {
+	return credential{"tls_key", path, func(s *backendSettings, text *C.char) { C.r3map_backend_options_set_tls_key(s.c, text) }}
 }
 
-// WithTLSCA names the authorities that may vouch for the server, a PEM file.
-func WithTLSCA(path string) BackendOption {
-	return backendText("tls_ca", path, func(s *backendSettings, text *C.char) { C.r3map_backend_options_set_tls_ca(s.c, text) })
+// WithTLSCA names the authorities that may vouch for the other side, a PEM file.
+func WithTLSCA(path string) CredentialOption {
+	return credential{"tls_ca", path, func(s *backendSettings, text *C.char) { C.r3map_backend_options_set_tls_ca(s.c, text) }}
+}
+
+// WithTokenFile names a file of tokens by which a server or seeder knows clients: lines of name:token.
+func WithTokenFile(path string) interface {
+	ServeOption
+	SeedOption
+} {
+	return credential{name: "token_file", value: path}
+}
+
+// WithState names the directory in which a server or seeder keeps the certificate and token that it makes where it listens
+// beyond this host and was given neither.
+func WithState(directory string) interface {
+	ServeOption
+	SeedOption
+} {
+	return credential{name: "state", value: directory}
+}
+
+// WithAllow lets clients of these names use an export or take a region, and nobody else: names of tokens, or DNS names in
+// certificates.
+func WithAllow(names ...string) interface {
+	ExportOption
+	SeedOption
+} {
+	return allow(names)
 }
 
 // WithTLSPin gives the SHA-256 of the server's public key, in hexadecimal.
@@ -238,9 +272,10 @@ func WithTLSPin(pin string) BackendOption {
 	return backendText("tls_pin", pin, func(s *backendSettings, text *C.char) { C.r3map_backend_options_set_tls_pin(s.c, text) })
 }
 
-// WithToken gives the secret by which the server knows this client. It stands in no error, log or figure.
-func WithToken(token string) BackendOption {
-	return backendText("token", token, func(s *backendSettings, text *C.char) { C.r3map_backend_options_set_token(s.c, text) })
+// WithToken gives the secret by which the server knows this client, or this server its client. It stands in no error, log
+// or figure.
+func WithToken(token string) CredentialOption {
+	return credential{"token", token, func(s *backendSettings, text *C.char) { C.r3map_backend_options_set_token(s.c, text) }}
 }
 
 // WithMaxConnections sets how many connections a server has at most; more are refused [ErrBusy]. 1024 by default.
@@ -425,6 +460,46 @@ func (o backendOption) applyMount(s *mountSettings)     { o(s.backend) }
 
 func backendText(name, value string, use func(*backendSettings, *C.char)) BackendOption {
 	return backendOption(func(s *backendSettings) { s.text(name, value, func(text *C.char) { use(s, text) }) })
+}
+
+// An option by which one side proves to the other who it is, and how it is set for a backend, where it can be.
+type credential struct {
+	name, value string
+	use         func(*backendSettings, *C.char)
+}
+
+func (o credential) applyBackend(s *backendSettings) {
+	s.text(o.name, o.value, func(text *C.char) { o.use(s, text) })
+}
+
+func (o credential) applyMount(s *mountSettings) { o.applyBackend(s.backend) }
+
+func (o credential) named(s *settings, set func(name, value *C.char)) {
+	s.text("the name", o.name, func(name *C.char) {
+		s.text(o.name, o.value, func(value *C.char) { set(name, value) })
+	})
+}
+
+func (o credential) applyServe(s *serveSettings) {
+	o.named(&s.settings, func(name, value *C.char) { C.r3map_server_options_set(s.c, name, value) })
+}
+
+func (o credential) applySeed(s *seedSettings) {
+	o.named(&s.settings, func(name, value *C.char) { C.r3map_seed_options_set(s.c, name, value) })
+}
+
+type allow []string
+
+func (o allow) applyExport(s *exportSettings) {
+	for _, name := range o {
+		s.text("allow", name, func(name *C.char) { C.r3map_export_options_add_allow(s.c, name) })
+	}
+}
+
+func (o allow) applySeed(s *seedSettings) {
+	for _, name := range o {
+		s.text("allow", name, func(name *C.char) { C.r3map_seed_options_add_allow(s.c, name) })
+	}
 }
 
 type serveOption func(*serveSettings)

@@ -93,6 +93,22 @@ func (s *Server) URL() string {
 	return s.url
 }
 
+// ClientLine gives the command by which a client shows the export at a URL, where the server made a certificate and a token
+// by itself; "" where it did not. It holds the token, a secret.
+func (s *Server) ClientLine(url string) (string, error) {
+	if err := s.enter(); err != nil {
+		return "", err
+	}
+	defer s.handle.leave()
+	var line *C.char
+	var texts settings
+	texts.text("the URL", url, func(url *C.char) { texts.fail(take(C.r3map_server_client_line(s.c, url, &line))) })
+	if texts.err != nil {
+		return "", texts.err
+	}
+	return C.GoString(line), nil
+}
+
 // Export offers a backend under a name: 1 to 255 bytes of UTF-8, a key and never a path. The server keeps a reference of
 // its own to the backend. A mount is exported by its [Mount.Backend].
 func (s *Server) Export(name string, backend Backend, options ...ExportOption) error {

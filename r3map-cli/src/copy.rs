@@ -39,8 +39,8 @@ impl Copy {
             value.as_ref().map_or(Ok(()), |value| options.set(name, value))?;
         }
         options.check()?;
-        let mut copy =
-            r3map_core::Copy::open(&self.from, &self.to, &self.backend.options())?.deadline(options.deadline);
+        let mut copy = r3map_core::Copy::open(&self.from, &self.to, &self.backend.options(&[&self.from, &self.to])?)?
+            .deadline(options.deadline);
         if let Some(bytes) = options.max_in_flight {
             copy = copy.max_in_flight(bytes);
         }

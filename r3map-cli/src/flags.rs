@@ -1,7 +1,9 @@
 //! The options of mounts and backends as flags, made from their names so that none is listed twice.
 
+use std::path::{Path, PathBuf};
+
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
-use r3map_core::{BackendOptions, MountOptions, Result};
+use r3map_core::{BackendOptions, Credentials, Error, MountOptions, Result};
 
 /// An option that [`MountOptions::set`] takes by name.
 struct Flag {
@@ -83,14 +85,96 @@ impl FromArgMatches for MountFlags {
 /// Every option of a backend.
 #[derive(Args)]
 pub struct BackendFlags {
+    /// Certificate of this client, a PEM file
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key, a PEM file
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// Authorities that may vouch for the server, a PEM file
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// SHA-256 of the server's public key, as it printed it
+    #[arg(long, value_name = "HEX")]
+    tls_pin: Option<String>,
+    /// File of the token by which the server knows this client [default: the environment's R3MAP_TOKEN]
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// Allow plain TCP to a host that is not this one
+    #[arg(long)]
+    insecure: bool,
+}
+
+impl BackendFlags {
+    /// The options that were given, for these URLs. A token that just lies in the environment is for those that can
+    /// take one.
+    pub fn options(&self, urls: &[&str]) -> Result<BackendOptions> {
+        let takes_tokens = urls.iter().any(|url| url.starts_with("r3maps:"));
+        let token = match &self.token_file {
+            Some(path) => Some(token_in(path)?),
+            None if takes_tokens => std::env::var("R3MAP_TOKEN").ok().filter(|token| !token.is_empty()),
+            None => None,
+        };
+        Ok(BackendOptions {
+            tls_cert: self.tls_cert.clone(),
+            tls_key: self.tls_key.clone(),
+            tls_ca: self.tls_ca.clone(),
+            tls_pin: self.tls_pin.clone(),
+            token: token.map(Into::into),
+            insecure: self.insecure,
+        })
+    }
+}
+
+/// The first line of a file, without the name that it has in the file of a server.
+fn token_in(path: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(path);
+    let text = text.map_err(|error| Error::io(format!("token_file: read {}", path.display()), error))?;
+    let line = text.lines().next().unwrap_or_default().trim();
+    Ok(line.split_once(':').map_or(line, |(_, token)| token).to_owned())
+}
+
+/// Every option by which a server proves who it is and knows its clients.
+#[derive(Args)]
+pub struct ServerFlags {
+    /// Certificate of this server, a PEM file: what it serves by TCP is TLS then
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key, a PEM file
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// Authorities that may vouch for clients, a PEM file
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// File of tokens by which clients are known, lines of NAME:TOKEN
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Directory of what is made where none of these is given [default: r3map in the user's state directory]
+    #[arg(long, value_name = "DIRECTORY")]
+    state: Option<PathBuf>,
+    /// For whom it is: the name of a certificate or token; may be repeated [default: all who are known]
+    #[arg(long, value_name = "NAME")]
+    pub allow: Vec<String>,
+    /// Allow plain TCP on and to a host that is not this one
     #[arg(long)]
     pub insecure: bool,
 }
 
-impl BackendFlags {
-    /// The options that were given.
-    pub fn options(&self) -> BackendOptions {
+impl ServerFlags {
+    /// What was given.
+    pub fn credentials(&self) -> Credentials {
+        Credentials {
+            tls_cert: self.tls_cert.clone(),
+            tls_key: self.tls_key.clone(),
+            tls_ca: self.tls_ca.clone(),
+            token: None,
+            token_file: self.token_file.clone(),
+            state: self.state.clone(),
+        }
+    }
+
+    /// Options of the backend that is served.
+    pub fn backend(&self) -> BackendOptions {
         BackendOptions { insecure: self.insecure, ..BackendOptions::default() }
     }
 }

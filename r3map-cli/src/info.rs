@@ -21,7 +21,7 @@ pub struct Info {
 impl Info {
     /// Opens the backend and prints what it says.
     pub fn run(self, progress: &Progress) -> Result<()> {
-        let backend = backend::open(&self.url, &self.backend.options())?;
+        let backend = backend::open(&self.url, &self.backend.options(&[&self.url])?)?;
         let info = backend.info();
         if progress.json {
             return print(json!({

@@ -72,7 +72,7 @@ impl Leech {
 
         let interrupts = Interrupts::catch()?;
         let cancel = Cancel::new();
-        let leecher = Leecher::open(&self.url, &self.local, options, &self.backend.options())?;
+        let leecher = Leecher::open(&self.url, &self.local, options, &self.backend.options(&[&self.url])?)?;
         let mount = {
             let told = Mutex::new(None);
             let (size, glance) = (figure(&leecher, "size"), || glance(&leecher, &told, progress));

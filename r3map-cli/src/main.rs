@@ -14,6 +14,8 @@ mod doctor;
 mod flags;
 mod info;
 mod interrupts;
+#[cfg(feature = "tls")]
+mod keygen;
 mod leech;
 mod log;
 mod mount;
@@ -41,6 +43,9 @@ URLs:
                                  a directory of chunks, one file each
   r3map://HOST:PORT/NAME         an export of `r3map serve`, or what `r3map seed` printed
   r3map+unix:///SOCKET?name=NAME the same over a UNIX socket
+  r3maps://HOST:PORT/NAME        the same by TLS: --tls-ca or --tls-pin says by what to know the server
+  nbd://HOST:PORT/NAME           an export of any NBD server; nbds:// by TLS
+  nbd+unix:///NAME?socket=SOCKET the same over a UNIX socket; nbds+unix:/// by TLS
 
 Sizes are bytes or a number with KiB MiB GiB TiB, times seconds or a number with ms s m h.
 R3MAP_LOG=info (or debug, trace, off) says more or less of what the library does.
@@ -56,6 +61,8 @@ enum Verb {
     Copy(copy::Copy),
     Info(info::Info),
     Doctor(doctor::Doctor),
+    #[cfg(feature = "tls")]
+    Keygen(keygen::Keygen),
     /// Write the manual pages into a directory
     #[command(hide = true)]
     Man {
@@ -75,6 +82,8 @@ fn main() -> ExitCode {
         Verb::Copy(verb) => verb.run(&progress).map(|()| ExitCode::SUCCESS),
         Verb::Info(verb) => verb.run(&progress).map(|()| ExitCode::SUCCESS),
         Verb::Doctor(verb) => verb.run(&progress).map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "tls")]
+        Verb::Keygen(verb) => verb.run(&progress).map(|()| ExitCode::SUCCESS),
         Verb::Man { directory } => manual(directory).map(|()| ExitCode::SUCCESS),
     });
     outcome.unwrap_or_else(|error| {

@@ -44,7 +44,7 @@ impl Mount {
         Placed::check(&options)?;
         options.at = self.at.clone();
         let pulls = options.pull == Pull::Background;
-        let mount = options.open_url(&self.url, &self.backend.options())?;
+        let mount = options.open_url(&self.url, &self.backend.options(&[&self.url])?)?;
         // From here on a signal must find the device detached and the bytes synced.
         let interrupts = Interrupts::catch()?;
         let placed = match Placed::new(&mount, self.at.as_deref()) {

@@ -10,7 +10,7 @@ use r3map_core::options::parse_time;
 use r3map_core::{Code, Error, Mount, Result, SeedEvent, SeedOptions, SeedState, Seeder};
 use serde_json::json;
 
-use crate::flags::{BackendFlags, MountFlags};
+use crate::flags::{MountFlags, ServerFlags};
 use crate::interrupts::Interrupts;
 use crate::place::{Placed, unmount};
 use crate::print;
@@ -48,7 +48,7 @@ pub struct Seed {
     #[arg(long, value_name = "TIME")]
     suspend_deadline: Option<String>,
     #[command(flatten)]
-    backend: BackendFlags,
+    server: ServerFlags,
     #[command(flatten)]
     mount: MountFlags,
 }
@@ -62,14 +62,16 @@ impl Seed {
         let mut seed = SeedOptions {
             name: self.name.clone(),
             cache_trust: options.cache_trust,
-            insecure: self.backend.insecure,
+            credentials: self.server.credentials(),
+            allow: self.server.allow.clone(),
+            insecure: self.server.insecure,
             deadline: options.deadline,
             ..SeedOptions::default()
         };
         if let Some(time) = &self.suspend_deadline {
             seed.suspend_deadline = parse_time(time).map_err(|error| error.context("suspend_deadline"))?;
         }
-        let mount = options.open_url(&self.url, &self.backend.options())?;
+        let mount = options.open_url(&self.url, &self.server.backend())?;
         // From here on a signal must find the device detached and the bytes synced.
         let interrupts = Interrupts::catch()?;
         let moved = self.seeded(&mount, &seed, &interrupts, progress);
@@ -95,6 +97,9 @@ impl Seed {
         let seeder = mount.seed(&self.listen, seed)?;
         let url = seeder.url().unwrap_or_default();
         print(url)?;
+        if let Some(line) = seeder.client_line() {
+            progress.note("client", json!({"line": line}), &format!("a leecher connects by: {line}"));
+        }
         progress.note("seeding", json!({"url": url}), &format!("seeding at {url}; Ctrl-C ends it"));
         let on_signal = |_| {
             if let Err(error) = seeder.close() {

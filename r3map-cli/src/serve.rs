@@ -9,7 +9,7 @@ use r3map_core::url::Location;
 use r3map_core::{Backend, Code, Error, ExportOptions, Protocol, Result, Server, ServerOptions, backend};
 use serde_json::json;
 
-use crate::flags::BackendFlags;
+use crate::flags::ServerFlags;
 use crate::interrupts::Interrupts;
 use crate::print;
 use crate::progress::Progress;
@@ -18,6 +18,9 @@ use crate::progress::Progress;
 ///
 /// Prints the URL of each export, as a client gives it, on standard output once it can be used. On Ctrl-C or
 /// SIGTERM it answers what is under way, syncs and leaves.
+///
+/// Beyond this host it speaks TLS. Without certificates (`r3map keygen` makes them) or tokens it makes a certificate and
+/// a token, keeps them for the next time, and prints the one line by which a client connects on standard error.
 #[derive(Args)]
 pub struct Serve {
     /// URL of the backend
@@ -45,13 +48,17 @@ pub struct Serve {
     #[arg(long, value_name = "TIME")]
     deadline: Option<String>,
     #[command(flatten)]
-    backend: BackendFlags,
+    server: ServerFlags,
 }
 
 impl Serve {
     /// Serves until a signal comes.
     pub fn run(self, progress: &Progress) -> Result<()> {
-        let mut options = ServerOptions { insecure: self.backend.insecure, ..ServerOptions::default() };
+        let mut options = ServerOptions {
+            credentials: self.server.credentials(),
+            insecure: self.server.insecure,
+            ..ServerOptions::default()
+        };
         if let Some(protocol) = &self.protocol {
             options.protocol = protocol.parse::<Protocol>().map_err(|error| error.context("protocol"))?;
         }
@@ -64,7 +71,8 @@ impl Serve {
         let exports = self.exports()?;
         let server = Server::new(options)?;
         for (name, backend) in &exports {
-            server.export(name, backend.clone(), &ExportOptions { read_only: self.read_only })?;
+            let export = ExportOptions { read_only: self.read_only, allow: self.server.allow.clone() };
+            server.export(name, backend.clone(), &export)?;
         }
         // From here on a signal must find the server closed: what was acknowledged is synced first.
         let interrupts = Interrupts::catch()?;
@@ -72,6 +80,11 @@ impl Serve {
             let address = server.listen(address)?;
             for (name, _) in &exports {
                 print(named(&address, name))?;
+            }
+            for (name, _) in exports.iter().filter(|_| address.starts_with("r3maps:")) {
+                if let Some(line) = server.client_line(&named(&address, name)) {
+                    progress.note("client", json!({"line": line}), &format!("a client connects by: {line}"));
+                }
             }
             progress.note("listening", json!({"address": address}), &format!("serving at {address}; Ctrl-C ends it"));
         }
@@ -86,14 +99,14 @@ impl Serve {
         let mut exports = Vec::new();
         if let Some(url) = &self.url {
             let name = self.name.clone().map_or_else(|| default_name(url), Ok)?;
-            exports.push((name, backend::open(url, &self.backend.options())?));
+            exports.push((name, backend::open(url, &self.server.backend())?));
         }
         for export in &self.export {
             let Some((name, url)) = export.split_once('=') else {
                 let message = format!("export: {export:?} is not NAME=URL");
                 return Err(Error::new(Code::InvalidArgument, message));
             };
-            exports.push((name.to_owned(), backend::open(url, &self.backend.options())?));
+            exports.push((name.to_owned(), backend::open(url, &self.server.backend())?));
         }
         Ok(exports)
     }

@@ -99,6 +99,7 @@ fn a_client_of_a_server_that_is_not_there_fails_with_the_address() {
 }
 
 #[test]
+#[cfg(not(feature = "tls"))]
 fn plain_tcp_off_loopback_needs_insecure() {
     let outcome = r3map(&["serve", "memory:?size=1", "--listen", "0.0.0.0:0"]);
     assert_eq!(outcome.status, 1);

@@ -12,6 +12,7 @@ use crate::buffer::Buffer;
 use crate::cancel::{Limit, Waiter};
 use crate::error::{Code, Error, Result};
 use crate::migration::home::Home;
+use crate::options::Secret;
 use crate::url::Location;
 
 mod blocking;
@@ -449,7 +450,7 @@ pub struct BackendOptions {
     /// SHA-256 of the server's public key, in hexadecimal.
     pub tls_pin: Option<String>,
     /// The secret by which the server knows this client.
-    pub token: Option<String>,
+    pub token: Option<Secret>,
     /// Allows plain TCP to a host that is not this one.
     pub insecure: bool,
 }
@@ -462,8 +463,8 @@ pub fn open(url: &str, options: &BackendOptions) -> Result<Arc<dyn Backend>> {
         "memory" => Ok(Arc::new(memory::Memory::open(&location)?)),
         "file" => Ok(Arc::new(file::File::open(&location)?)),
         "dir" => Ok(Arc::new(dir::Directory::open(&location)?)),
-        "r3map" | "r3map+unix" => Ok(Arc::new(remote::Remote::open(&location, options)?)),
-        "nbd" | "nbd+unix" => Ok(Arc::new(nbd::Nbd::open(&location, options)?)),
+        "r3map" | "r3maps" | "r3map+unix" => Ok(Arc::new(remote::Remote::open(&location, options)?)),
+        "nbd" | "nbds" | "nbd+unix" | "nbds+unix" => Ok(Arc::new(nbd::Nbd::open(&location, options)?)),
         #[cfg(feature = "redis")]
         "redis" | "rediss" | "redis+cluster" => Ok(Arc::new(redis::Redis::open(&location, options)?)),
         #[cfg(feature = "http")]

@@ -32,6 +32,11 @@ mod skip;
 pub mod stats;
 mod sync;
 pub mod thread;
+#[cfg(feature = "tls")]
+pub mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "tls_missing.rs"]
+mod tls;
 pub mod url;
 pub mod wire;
 
@@ -42,7 +47,7 @@ pub use error::{Code, Error, Result};
 pub use migration::leecher::{LeechState, Leecher};
 pub use migration::seeder::{Group, SeedEvent, SeedOptions, SeedState, Seeder};
 pub use mount::{Mount, Slice};
-pub use options::{DeviceChoice, Mode, MountOptions, Pull};
+pub use options::{Credentials, DeviceChoice, Mode, MountOptions, Pull};
 pub use server::{ExportOptions, Protocol, Server, ServerOptions};
 pub use stats::Stats;
 

@@ -1,4 +1,4 @@
-//! Options of a mount: the same names in every language, on the command line and here.
+//! Options of mounts and servers: the same names in every language, on the command line and here.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -156,6 +156,78 @@ impl MountOptions {
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
+    }
+}
+
+/// A secret, which stands in no message, log or debug output.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The secret itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Secret {
+        Secret(text)
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Secret {
+        Secret(text.to_owned())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("\"(secret)\"")
+    }
+}
+
+/// How a server proves who it is by TLS, and by what it knows its clients: by certificates or by tokens. Where none of
+/// it is given, one that listens beyond this host makes a certificate and a token for itself and keeps them.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials {
+    /// Certificate of the server, a PEM file.
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key, a PEM file.
+    pub tls_key: Option<PathBuf>,
+    /// Authorities that may vouch for clients, a PEM file.
+    pub tls_ca: Option<PathBuf>,
+    /// A token by which a client is known, by the name of "client".
+    pub token: Option<Secret>,
+    /// More tokens: a file of lines `name:token`.
+    pub token_file: Option<PathBuf>,
+    /// Directory of what was made; `r3map` in the user's state directory by default.
+    pub state: Option<PathBuf>,
+}
+
+impl Credentials {
+    /// Every option's name, as [`set`](Credentials::set) takes it.
+    pub const NAMES: &'static [&'static str] = &["tls_cert", "tls_key", "tls_ca", "token", "token_file", "state"];
+
+    /// Sets an option by its name from text.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
+        match name {
+            "tls_cert" => self.tls_cert = Some(value.into()),
+            "tls_key" => self.tls_key = Some(value.into()),
+            "tls_ca" => self.tls_ca = Some(value.into()),
+            "token" => self.token = Some(value.into()),
+            "token_file" => self.token_file = Some(value.into()),
+            "state" => self.state = Some(value.into()),
+            _ => return Err(invalid(format!("{name}: unknown option{}", nearest(name, Credentials::NAMES, "")))),
+        }
+        Ok(())
+    }
+
+    /// Whether any is given by which connections are to be secured.
+    pub(crate) fn are_given(&self) -> bool {
+        let Credentials { tls_cert, tls_key, tls_ca, token, token_file, state: _ } = self;
+        [tls_cert, tls_key, tls_ca, token_file].iter().any(|path| path.is_some()) || token.is_some()
     }
 }
 

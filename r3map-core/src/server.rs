@@ -4,22 +4,28 @@
 //! else. Requests of a connection are answered in any order: in place where the backend has the bytes at
 //! hand, else by whichever thread brings them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
+use once_cell::sync::OnceCell;
+
 use crate::backend::{self, Backend, Operation};
 use crate::cancel::{Limit, deadline_in};
 use crate::error::{Code, Error, Result};
 use crate::migration::seeder::driver::Driver;
+use crate::options::Credentials;
 use crate::thread::{self, Process};
+use crate::tls::Above;
+use crate::tls::server::ServerTls;
 use crate::url::{nearest, percent_encode};
 use crate::wire::channel::Channel;
 use crate::wire::{Identity, greeting, socket};
 
+pub(crate) mod caller;
 mod connection;
 mod lease;
 mod listener;
@@ -42,6 +48,13 @@ pub enum Protocol {
 
 impl Protocol {
     const NAMES: [(&'static str, Protocol); 2] = [("r3map", Protocol::R3map), ("nbd", Protocol::Nbd)];
+
+    fn above(self) -> Above {
+        match self {
+            Protocol::R3map => Above::Native,
+            Protocol::Nbd => Above::Nbd,
+        }
+    }
 
     /// The name as it stands in options and begins a URL.
     pub fn name(self) -> &'static str {
@@ -66,6 +79,9 @@ impl FromStr for Protocol {
 pub struct ServerOptions {
     /// What it speaks.
     pub protocol: Protocol,
+    /// How it proves who it is by TLS, and knows its clients. With any of it every TCP connection is TLS, and every
+    /// NBD connection.
+    pub credentials: Credentials,
     /// Allows plain TCP on an address that is not loopback.
     pub insecure: bool,
     /// Bound of each blocking operation, and of a client's silence inside a message; zero waits for ever.
@@ -78,6 +94,7 @@ impl Default for ServerOptions {
     fn default() -> ServerOptions {
         ServerOptions {
             protocol: Protocol::R3map,
+            credentials: Credentials::default(),
             insecure: false,
             deadline: Duration::from_secs(30),
             max_connections: 1024,
@@ -90,6 +107,8 @@ impl Default for ServerOptions {
 pub struct ExportOptions {
     /// Refuse writes.
     pub read_only: bool,
+    /// For whom it is: names of certificates or tokens. Whoever is let in may use one that names nobody.
+    pub allow: Vec<String>,
 }
 
 /// Beyond `max_connections`, how many are told so; still more are just closed.
@@ -107,6 +126,8 @@ pub(crate) struct Inner {
     options: ServerOptions,
     /// Names this life of the server: what only its memory keeps is gone with it.
     life: Identity,
+    /// How connections are secured, where they are.
+    tls: OnceCell<Arc<ServerTls>>,
     exports: RwLock<HashMap<String, Arc<Export>>>,
     listeners: Mutex<Vec<listener::Listener>>,
     sessions: session::Sessions,
@@ -120,6 +141,8 @@ struct Crowd {
     phase: Phase,
     next: u64,
     live: HashMap<u64, Arc<Channel>>,
+    /// Those of them that have not said yet who they are, the oldest first.
+    strangers: BTreeSet<u64>,
     /// Connections that serve and may still have requests under way.
     working: usize,
 }
@@ -138,6 +161,8 @@ enum Phase {
 struct Export {
     backend: Arc<dyn Backend>,
     read_only: bool,
+    /// For whom it is; all, where nobody is named.
+    allow: Vec<String>,
     identity: Identity,
     /// Whether something was written that this server has not synced.
     written: AtomicBool,
@@ -150,7 +175,8 @@ struct Export {
 impl Export {
     fn of(backend: Arc<dyn Backend>) -> Export {
         let (written, lease) = (AtomicBool::new(false), Lease::default());
-        Export { backend, read_only: false, identity: Identity::default(), written, lease, seed: None }
+        let (read_only, allow, identity) = (false, Vec::new(), Identity::default());
+        Export { backend, read_only, allow, identity, written, lease, seed: None }
     }
 }
 
@@ -160,10 +186,17 @@ impl Server {
         if options.max_connections == 0 {
             return Err(Error::new(Code::InvalidArgument, "a server with max_connections=0 would serve nobody"));
         }
-        let crowd = Crowd { phase: Phase::Open, next: 0, live: HashMap::new(), working: 0 };
+        let (live, strangers) = (HashMap::new(), BTreeSet::new());
+        let crowd = Crowd { phase: Phase::Open, next: 0, live, strangers, working: 0 };
+        let tls = OnceCell::new();
+        if options.credentials.are_given() {
+            // Nothing is set yet.
+            let _ = tls.set(Arc::new(ServerTls::new(&options.credentials, options.protocol.above())?));
+        }
         let inner = Inner {
             options,
             life: socket::random()?,
+            tls,
             exports: RwLock::default(),
             listeners: Mutex::default(),
             sessions: session::Sessions::default(),
@@ -175,8 +208,10 @@ impl Server {
 
     /// Listens at `host:port` (port 0: one is chosen) or `unix:/path`, and says the address as a client
     /// writes it in a URL, but for the name of the export: `r3map://host:port` or `r3map+unix:///path`; over NBD
-    /// `nbd://host:port` or `nbd+unix:///?socket=/path`. [`named`] puts the name in. The file of a UNIX socket
-    /// whose server is dead is replaced; one that is served is `busy`.
+    /// `nbd://host:port` or `nbd+unix:///?socket=/path`; `r3maps`, `nbds` and `nbds+unix` by TLS. [`named`] puts the
+    /// name in. The file of a UNIX socket whose server is dead is replaced; one that is served is `busy`. Beyond this
+    /// host a server without credentials that speaks r3map's protocol makes its own: see
+    /// [`client_line`](Server::client_line).
     pub fn listen(&self, address: &str) -> Result<String> {
         self.check_open()?;
         let listener = listener::Listener::start(address, &self.inner)?;
@@ -190,6 +225,16 @@ impl Server {
         Ok(url)
     }
 
+    /// The command by which a client shows the export at this URL, with all that it needs: its environment holds a
+    /// token, which is a secret. `None` unless the server made certificate and token by itself.
+    pub fn client_line(&self, url: &str) -> Option<String> {
+        self.line_for("mount", url)
+    }
+
+    pub(crate) fn line_for(&self, verb: &str, url: &str) -> Option<String> {
+        self.inner.tls.get().and_then(|tls| tls.client_line(verb, url))
+    }
+
     /// Offers a backend under a name: 1 to 255 bytes of UTF-8 without NUL, a key and never a path. A name
     /// that is taken is `busy`.
     pub fn export(&self, name: &str, backend: Arc<dyn Backend>, options: &ExportOptions) -> Result<()> {
@@ -199,6 +244,7 @@ impl Server {
         let info = backend.info();
         let export = Export {
             read_only: options.read_only || info.read_only,
+            allow: options.allow.clone(),
             identity: info.identity.map_or_else(socket::random, Ok)?,
             ..Export::of(backend)
         };
@@ -219,7 +265,7 @@ impl Server {
     /// Serves one connected stream socket. It is the server's from success on.
     pub fn handle(&self, descriptor: OwnedFd) -> Result<()> {
         self.check_open()?;
-        self.inner.admit(descriptor)
+        self.inner.admit(descriptor, None)
     }
 
     /// Takes no more requests, answers those under way, and ends every connection. Acknowledged writes are
@@ -302,31 +348,37 @@ impl Inner {
     }
 
     /// Gives a connection its thread. Too many are told so, by a thread that does nothing else.
-    fn admit(self: &Arc<Inner>, descriptor: OwnedFd) -> Result<()> {
+    fn admit(self: &Arc<Inner>, descriptor: OwnedFd, tls: Option<Arc<ServerTls>>) -> Result<()> {
         let channel = Arc::new(Channel::new(descriptor, self.options.deadline)?);
         let (number, full) = {
             let mut crowd = self.crowd();
             if crowd.phase != Phase::Open {
                 return Err(Error::new(Code::Closed, "the server is closing"));
             }
-            let full = crowd.live.len() >= self.options.max_connections;
+            let mut full = crowd.live.len() >= self.options.max_connections;
+            // Connections that never say who they are keep nobody out: the oldest of them gives way.
+            if let Some(oldest) = full.then(|| crowd.strangers.pop_first()).flatten() {
+                if let Some(channel) = crowd.live.get(&oldest) {
+                    channel.shutdown();
+                }
+                full = false;
+            }
             if crowd.live.len() >= self.options.max_connections.saturating_add(TOLD_BUSY) {
                 return Err(self.busy());
             }
             crowd.next += 1;
             let number = crowd.next;
             crowd.live.insert(number, channel.clone());
+            if !full {
+                crowd.strangers.insert(number);
+            }
             (number, full)
         };
-        let present = Present { inner: self.clone(), number };
-        let inner = self.clone();
-        let started = thread::spawn("r3map-serve", move || {
-            let _present = present;
-            let admitted = if full { Err(inner.busy()) } else { Ok(()) };
-            match inner.options.protocol {
-                Protocol::R3map => connection::serve(&inner, &channel, admitted),
-                Protocol::Nbd => nbd::serve(&inner, &channel, admitted),
-            }
+        let admitted = if full { Err(self.busy()) } else { Ok(()) };
+        let guest = Guest { inner: self.clone(), number, channel, tls, admitted };
+        let started = thread::spawn("r3map-serve", move || match guest.inner.options.protocol {
+            Protocol::R3map => connection::serve(&guest),
+            Protocol::Nbd => nbd::serve(&guest),
         });
         started.map(drop).map_err(|error| Error::io("start a thread for a connection", error))
     }
@@ -374,8 +426,8 @@ impl Inner {
 /// The URL by which a client opens an export at an address that [`Server::listen`] said.
 pub fn named(address: &str, name: &str) -> String {
     let name = percent_encode(name);
-    if let Some(socket) = address.strip_prefix("nbd+unix:///") {
-        return format!("nbd+unix:///{name}{socket}");
+    if let Some((scheme, socket)) = address.split_once("+unix:///?socket=") {
+        return format!("{scheme}+unix:///{name}?socket={socket}");
     }
     match address.starts_with("r3map+unix:") {
         true => format!("{address}?name={name}"),
@@ -383,15 +435,30 @@ pub fn named(address: &str, name: &str) -> String {
     }
 }
 
-/// A connection's place among the live ones.
-struct Present {
+/// A connection among the live ones, from its first byte to its last.
+struct Guest {
     inner: Arc<Inner>,
     number: u64,
+    channel: Arc<Channel>,
+    /// How it is secured, where it has to be.
+    tls: Option<Arc<ServerTls>>,
+    /// Why there is no room for it, where there is none.
+    admitted: Result<()>,
 }
 
-impl Drop for Present {
+impl Guest {
+    /// It has said who it is.
+    fn greeted(&self) {
+        self.inner.crowd().strangers.remove(&self.number);
+    }
+}
+
+impl Drop for Guest {
     fn drop(&mut self) {
-        self.inner.crowd().live.remove(&self.number);
+        let mut crowd = self.inner.crowd();
+        crowd.live.remove(&self.number);
+        crowd.strangers.remove(&self.number);
+        drop(crowd);
         self.inner.changed.notify_all();
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use url::Url;
 
 use crate::error::{Code, Error, Result};
+use crate::options::Secret;
 
 /// The schemes this build opens.
 pub const SCHEMES: &[&str] = &[
@@ -16,6 +17,12 @@ pub const SCHEMES: &[&str] = &[
     "r3map+unix",
     "nbd",
     "nbd+unix",
+    #[cfg(feature = "tls")]
+    "r3maps",
+    #[cfg(feature = "tls")]
+    "nbds",
+    #[cfg(feature = "tls")]
+    "nbds+unix",
     #[cfg(feature = "redis")]
     "redis",
     #[cfg(feature = "redis")]
@@ -31,11 +38,19 @@ pub const SCHEMES: &[&str] = &[
 ];
 
 /// The features of the package that a build without them lacks, and the schemes of each.
-const FEATURES: &[(&str, &[&str])] =
-    &[("redis", &["redis", "rediss", "redis+cluster"]), ("http", &["http", "https"]), ("s3", &["s3"])];
+const FEATURES: &[(&str, &[&str])] = &[
+    #[cfg(not(feature = "tls"))]
+    ("tls", &["r3maps", "nbds", "nbds+unix"]),
+    #[cfg(not(feature = "redis"))]
+    ("redis", WITH_PASSWORD),
+    #[cfg(not(feature = "http"))]
+    ("http", &["http", "https"]),
+    #[cfg(not(feature = "s3"))]
+    ("s3", &["s3"]),
+];
 
 /// The schemes whose URLs may hold a user and password.
-const WITH_PASSWORD: &[&str] = FEATURES[0].1;
+const WITH_PASSWORD: &[&str] = &["redis", "rediss", "redis+cluster"];
 
 /// A parsed URL of a backend.
 #[derive(Clone)]
@@ -99,8 +114,9 @@ impl Location {
     }
 
     /// The password, if there is one. It belongs in no message.
-    pub fn password(&self) -> Result<Option<String>> {
-        self.url.password().map(|password| self.text_of(password, "password")).transpose()
+    pub fn password(&self) -> Result<Option<Secret>> {
+        let decoded = |password| self.text_of(password, "password").map(Secret::from);
+        self.url.password().map(decoded).transpose()
     }
 
     fn text_of(&self, encoded: &str, what: &str) -> Result<String> {
@@ -248,10 +264,6 @@ pub fn percent_encode(text: &str) -> String {
 
 /// The error for a scheme that this build does not open.
 pub fn unknown_scheme(scheme: &str) -> Error {
-    if let "nbds" | "nbds+unix" = scheme {
-        let message = format!("{scheme}: NBD is spoken without TLS only: use a UNIX socket or an encrypted tunnel");
-        return Error::new(Code::Unsupported, message);
-    }
     if let Some((feature, _)) = FEATURES.iter().find(|(_, schemes)| schemes.contains(&scheme)) {
         let message = format!("{scheme}: this r3map was built without it: build it with the feature {feature:?}");
         return Error::new(Code::Unsupported, message);
@@ -351,7 +363,7 @@ mod tests {
     fn a_url_that_may_hold_a_password_keeps_it_to_itself() {
         let location = Location::parse("redis://me%40home:se%2Fcret@h/1?size=1").unwrap();
         assert_eq!(location.username().unwrap().as_deref(), Some("me@home"));
-        assert_eq!(location.password().unwrap().as_deref(), Some("se/cret"));
+        assert_eq!(location.password().unwrap().unwrap().reveal(), "se/cret");
         assert!(!format!("{location:?} {}", location.as_str()).contains("cret"));
     }
 }

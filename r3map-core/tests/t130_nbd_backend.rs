@@ -321,9 +321,9 @@ fn what_cannot_be_opened_says_why() {
     let error = refused(&ours.tcp.replace("/region", "/regoin"));
     assert_eq!(error.code(), Code::NotFound);
     assert!(error.message().contains("regoin"), "{error}");
+    // For want of what TLS needs, or of TLS.
     let error = refused("nbds://127.0.0.1/x");
-    assert_eq!(error.code(), Code::Unsupported);
-    assert!(error.message().contains("TLS"), "{error}");
+    assert!(error.message().contains("tls"), "{error}");
     assert_eq!(refused("nbd+unix:///x").code(), Code::InvalidArgument);
     assert_eq!(refused("nbd+unix:///x?socket=relative").code(), Code::InvalidArgument);
     assert_eq!(refused("nbd+unix:///x?socket=/not/there").code(), Code::NotFound);

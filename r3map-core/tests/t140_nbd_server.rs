@@ -34,7 +34,11 @@ fn file(path: &Path, bytes: &[u8]) -> Arc<dyn Backend> {
 
 #[test]
 fn libnbd_finds_everything_as_the_specification_says() {
-    let read_only = Ours::with(memory(1 << 20), ServerOptions::default(), &ExportOptions { read_only: true });
+    let read_only = Ours::with(
+        memory(1 << 20),
+        ServerOptions::default(),
+        &ExportOptions { read_only: true, ..ExportOptions::default() },
+    );
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/libnbd.py");
     let ours = Ours::new(memory(1 << 20));
     for (uri, refused) in [(&ours.unix, &read_only.tcp), (&ours.tcp, &read_only.unix)] {

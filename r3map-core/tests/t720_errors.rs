@@ -331,7 +331,7 @@ fn a_mount_or_an_export_that_is_read_only_refuses_writes() {
     }
     let directory = Directory::new();
     let server = Server::new(ServerOptions::default()).unwrap();
-    server.export("fixed", memory(), &ExportOptions { read_only: true }).unwrap();
+    server.export("fixed", memory(), &ExportOptions { read_only: true, ..ExportOptions::default() }).unwrap();
     let address = server.listen(&format!("unix:{}", directory.file("socket").display())).unwrap();
     let url = format!("{address}?name=fixed");
     let region = open(&url).unwrap();
@@ -365,8 +365,12 @@ fn an_export_or_an_address_that_cannot_be_is_refused() {
         ("unix:socket", Code::InvalidArgument, "unix:socket: the path of a socket begins with a slash".to_owned()),
         ("127.0.0.1:70000", Code::InvalidArgument, "\"127.0.0.1:70000\" is no address to listen at: write HOST:PORT or unix:/PATH".to_owned()),
         (&format!("unix:{}", socket.display()), Code::Busy, format!("listen at unix:{}: another server listens there", socket.display())),
-        ("0.0.0.0:0", Code::PermissionDenied, "listen at 0.0.0.0:0: 0.0.0.0 is not loopback, and plain TCP would show every byte to the network between: say insecure if that network is trusted, or use a UNIX socket or an encrypted tunnel".to_owned()),
+        ("0.0.0.0:0", Code::PermissionDenied, "listen at 0.0.0.0:0: 0.0.0.0 is not loopback, and plain TCP would show every byte to the network between: say insecure if that network is trusted, or use TLS or a UNIX socket".to_owned()),
     ] {
+        // With TLS a server makes what it needs for it: t191.
+        if cfg!(feature = "tls") && address.starts_with("0.") {
+            continue;
+        }
         table.row(address, server.listen(address), code, &message);
     }
     for url in [format!("{unix}?name=other"), format!("{tcp}/other")] {

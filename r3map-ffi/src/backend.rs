@@ -151,7 +151,7 @@ pub unsafe extern "C" fn r3map_backend_options_set_tls_pin(options: *mut r3map_b
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn r3map_backend_options_set_token(options: *mut r3map_backend_options, token: *const c_char) {
     // SAFETY: the caller's promise: options and a C string, or NULL.
-    unsafe { set(options, "token", text(token, "token"), |core, value| core.token = Some(value.to_owned())) }
+    unsafe { set(options, "token", text(token, "token"), |core, value| core.token = Some(value.into())) }
 }
 
 /// Allows plain TCP to a host that is not this one. False by default.

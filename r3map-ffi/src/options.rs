@@ -1,12 +1,13 @@
 //! What the option objects have in common: setters return nothing, so the first value that could not be taken
 //! is kept and reported by whatever opens with the options.
 
+use std::ffi::c_char;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use r3map_core::{Error, Result};
 
-use crate::handle::{Handle, call_or, get, get_or_none};
+use crate::handle::{Handle, call_or, get, get_or_none, text};
 
 /// Options under way.
 #[derive(Default)]
@@ -62,6 +63,28 @@ pub(crate) unsafe fn set<T: Options, V>(
                 Ok(())
             }
             Err(error) => Err(error.context(name)),
+        });
+    })
+}
+
+/// Sets an option of many by its name; what cannot be taken is kept as an error.
+///
+/// # Safety
+/// As for [`get`], and for [`text`].
+pub(crate) unsafe fn set_named<T: Options>(
+    options: *mut T,
+    name: *const c_char,
+    value: *const c_char,
+    store: impl FnOnce(&mut T::Core, &str, &str) -> Result<()>,
+) {
+    call_or((), || {
+        // SAFETY: the caller's promise.
+        let Ok(options) = (unsafe { get(options.cast_const()) }) else { return };
+        // SAFETY: the caller's promise.
+        let texts = unsafe { text(name, "name of an option").map(|name| (name, text(value, name))) };
+        options.kept().change(|core| {
+            let (name, value) = texts?;
+            store(core, name, value?)
         });
     })
 }

@@ -11,7 +11,7 @@ use crate::backend::{backend_of, close_given, own_descriptor, r3map_backend};
 use crate::cancel::{cancel_of, r3map_cancel};
 use crate::error::{c_string, r3map_error};
 use crate::handle::{Handle, call, cancellable, free, get, give, invalid, place, put, text};
-use crate::options::{Kept, Options, milliseconds, options_of, set};
+use crate::options::{Kept, Options, milliseconds, options_of, set, set_named};
 
 /// Options of a server. Setters return nothing; r3map_server_new checks them.
 pub struct r3map_server_options {
@@ -52,7 +52,7 @@ impl Options for r3map_export_options {
 /// A server. It serves from threads of its own until it is closed or freed.
 pub struct r3map_server {
     server: Arc<Server>,
-    /// The URLs that were handed out.
+    /// The URLs and lines that were handed out.
     urls: Mutex<Vec<CString>>,
 }
 
@@ -98,6 +98,21 @@ pub unsafe extern "C" fn r3map_server_options_set_max_connections(options: *mut 
     unsafe { set(options, "max_connections", most, |core, value| core.max_connections = value) }
 }
 
+/// Sets by name how the server proves who it is and knows its clients by TLS: "tls_cert" and "tls_key", its certificate
+/// and private key, and "tls_ca", authorities that vouch for clients: paths of PEM files, read anew when they change;
+/// "token", a secret by which a client is known as "client"; "token_file", a path of lines NAME:TOKEN. With any of them
+/// all TCP connections are TLS. With none, a server that listens beyond this host makes a certificate and a token, which it
+/// keeps in the directory "state".
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn r3map_server_options_set(
+    options: *mut r3map_server_options,
+    name: *const c_char,
+    value: *const c_char,
+) {
+    // SAFETY: the caller's promise: options and C strings, or NULL.
+    unsafe { set_named(options, name, value, |core, name, value| core.credentials.set(name, value)) }
+}
+
 /// What the server speaks with its clients: "r3map" (the default) or "nbd", for NBD clients of all kinds.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn r3map_server_options_set_protocol(options: *mut r3map_server_options, name: *const c_char) {
@@ -123,6 +138,14 @@ pub extern "C" fn r3map_export_options_new() -> *mut r3map_export_options {
 pub unsafe extern "C" fn r3map_export_options_set_read_only(options: *mut r3map_export_options, read_only: bool) {
     // SAFETY: the caller's promise: options, or NULL.
     unsafe { set(options, "read_only", Ok(read_only), |core, value| core.read_only = value) }
+}
+
+/// Lets clients of this name use the export, the name being that of a token or a DNS name in a certificate, and nobody
+/// who is not named so. May be called again. Everybody whom the server lets in by default.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn r3map_export_options_add_allow(options: *mut r3map_export_options, name: *const c_char) {
+    // SAFETY: the caller's promise: options and a C string, or NULL.
+    unsafe { set(options, "allow", text(name, "name"), |core, value| core.allow.push(value.to_owned())) }
 }
 
 /// Frees options; exports made with them are not touched.
@@ -151,7 +174,7 @@ pub unsafe extern "C" fn r3map_server_new(
 
 /// Listens at `host:port` (port 0: one is chosen) or `unix:/path`, and gives the address as a client writes it in a
 /// URL, but for the export's name: `r3map://host:port` or `r3map+unix:///path`, over NBD `nbd://host:port` or
-/// `nbd+unix:///?socket=/path`. The string lives until the server is freed; `url` may be NULL.
+/// `nbd+unix:///?socket=/path`; `r3maps`, `nbds` and `nbds+unix` by TLS. The string lives until the server is freed; `url` may be NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn r3map_server_listen(
     server: *mut r3map_server,
@@ -172,6 +195,26 @@ pub unsafe extern "C" fn r3map_server_listen(
             unsafe { url.write(found.as_ptr()) };
         }
         urls.push(found);
+        Ok(())
+    })
+}
+
+/// The command by which a client shows the export at a URL, where the server made a certificate and a token by itself; ""
+/// where it did not. It holds the token, a secret. The string lives until the server is freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn r3map_server_client_line(
+    server: *mut r3map_server,
+    url: *const c_char,
+    line: *mut *const c_char,
+) -> *mut r3map_error {
+    call("r3map_server_client_line", || {
+        // SAFETY: the caller's promise: a server and a C string, or NULL.
+        let (handle, url) = unsafe { (get(server.cast_const())?, text(url, "URL")?) };
+        let place = place(line, "line")?;
+        let found = c_string(&handle.server.client_line(url).unwrap_or_default());
+        // SAFETY: not NULL, so valid for a write. What it points at stays where it is when the vector grows.
+        unsafe { place.write(found.as_ptr()) };
+        handle.urls.lock().unwrap_or_else(|e| e.into_inner()).push(found);
         Ok(())
     })
 }

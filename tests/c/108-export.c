@@ -13,7 +13,7 @@ int main(void)
     r3map_export_options_free(options);
     FAILS(r3map_server_export(server, "fixed", backend, NULL), R3MAP_BUSY, "\"fixed\"");
     FAILS(r3map_server_export(server, "", backend, NULL), R3MAP_INVALID_ARGUMENT, "name");
-    FAILS(r3map_server_listen(server, "0.0.0.0:0", NULL, &url), R3MAP_PERMISSION_DENIED, "insecure");
+    FAILS(r3map_backend_open("r3map://192.0.2.1/x", NULL, NULL, &remote), R3MAP_PERMISSION_DENIED, "insecure");
     OK(r3map_server_listen(server, "127.0.0.1:0", NULL, &url));
 
     char full[200];

@@ -22,7 +22,7 @@ def test_a_name_is_taken_once(server):
 
 def test_plain_tcp_off_loopback_has_to_be_asked_for():
     with pytest.raises(r3map.Error, match="insecure"):
-        r3map.serve("0.0.0.0:0")
+        r3map.open_backend("r3map://192.0.2.1/x")
     with r3map.serve("0.0.0.0:0", insecure=True) as server:
         assert server.url.startswith("r3map://0.0.0.0:")
 

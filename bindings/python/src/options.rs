@@ -1,11 +1,15 @@
 //! Options as keyword arguments: the same names and values as everywhere, also in Python's own types.
 
+use std::path::PathBuf;
+
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString, PyTuple};
 use r3map_core::options::{PullRange, parse_bool, parse_time};
 use r3map_core::url::nearest;
-use r3map_core::{BackendOptions, Code, Error, ExportOptions, MountOptions, Result, SeedOptions, ServerOptions};
+use r3map_core::{
+    BackendOptions, Code, Credentials, Error, ExportOptions, MountOptions, Result, SeedOptions, ServerOptions,
+};
 
 use crate::argument::{time, type_of};
 use crate::error;
@@ -120,7 +124,7 @@ fn set_backend(py: Python<'_>, options: &mut BackendOptions, name: &str, value: 
         "tls_key" => options.tls_key = path()?,
         "tls_ca" => options.tls_ca = path()?,
         "tls_pin" => options.tls_pin = value.extract()?,
-        "token" => options.token = value.extract()?,
+        "token" => options.token = value.extract::<Option<String>>()?.map(Into::into),
         "insecure" => options.insecure = flag(py, name, value)?,
         _ => return Err(error::raise(py, unknown(name, &BACKEND))),
     }
@@ -131,6 +135,10 @@ fn set_backend(py: Python<'_>, options: &mut BackendOptions, name: &str, value: 
 pub fn server(py: Python<'_>, options: Option<&Bound<'_, PyDict>>) -> PyResult<ServerOptions> {
     let mut found = ServerOptions::default();
     for (name, value) in given(options)? {
+        if Credentials::NAMES.contains(&name.as_str()) {
+            raised(py, found.credentials.set(&name, &secret_or_path(&value)?))?;
+            continue;
+        }
         let text = text(&name, &value)?;
         let set = match name.as_str() {
             "insecure" => parse_bool(&text).map(|value| found.insecure = value),
@@ -139,7 +147,7 @@ pub fn server(py: Python<'_>, options: Option<&Bound<'_, PyDict>>) -> PyResult<S
                 .parse()
                 .map(|value| found.max_connections = value)
                 .map_err(|_| invalid(format!("{text:?} is no number of connections"))),
-            _ => Err(unknown(&name, &["insecure", "deadline", "max_connections"])),
+            _ => Err(unknown(&name, &[Credentials::NAMES, &["insecure", "deadline", "max_connections"]].concat())),
         };
         set.map_err(|failure| error::raise(py, failure))?;
     }
@@ -155,13 +163,21 @@ pub struct Callbacks {
 
 /// Options of a seeder, and its callbacks.
 pub fn seed(py: Python<'_>, options: Option<&Bound<'_, PyDict>>) -> PyResult<(SeedOptions, Callbacks)> {
-    const KNOWN: [&str; 7] =
-        ["name", "suspend_deadline", "cache_trust", "insecure", "deadline", "on_suspend", "on_resume"];
+    const KNOWN: [&str; 8] =
+        ["name", "allow", "suspend_deadline", "cache_trust", "insecure", "deadline", "on_suspend", "on_resume"];
     let (mut found, mut callbacks) = (SeedOptions::default(), Callbacks::default());
     for (name, value) in given(options)? {
         let callback = match name.as_str() {
             "on_suspend" => &mut callbacks.on_suspend,
             "on_resume" => &mut callbacks.on_resume,
+            "allow" => {
+                found.allow = value.extract()?;
+                continue;
+            }
+            known if Credentials::NAMES.contains(&known) => {
+                raised(py, found.credentials.set(known, &secret_or_path(&value)?))?;
+                continue;
+            }
             other => {
                 let text = text(other, &value)?;
                 let set = match other {
@@ -173,7 +189,7 @@ pub fn seed(py: Python<'_>, options: Option<&Bound<'_, PyDict>>) -> PyResult<(Se
                     "cache_trust" => parse_bool(&text).map(|value| found.cache_trust = value),
                     "insecure" => parse_bool(&text).map(|value| found.insecure = value),
                     "deadline" => parse_time(&text).map(|value| found.deadline = value),
-                    _ => Err(unknown(other, &KNOWN)),
+                    _ => Err(unknown(other, &[Credentials::NAMES, &KNOWN].concat())),
                 };
                 raised(py, set.map_err(|failure| failure.context(other)))?;
                 continue;
@@ -188,8 +204,13 @@ pub fn seed(py: Python<'_>, options: Option<&Bound<'_, PyDict>>) -> PyResult<(Se
 }
 
 /// Options of an export.
-pub fn export(read_only: bool) -> ExportOptions {
-    ExportOptions { read_only }
+pub fn export(read_only: bool, allow: Vec<String>) -> ExportOptions {
+    ExportOptions { read_only, allow }
+}
+
+/// A token, or the path of a file.
+fn secret_or_path(value: &Bound<'_, PyAny>) -> PyResult<String> {
+    value.extract().or_else(|_| value.extract::<PathBuf>().map(|path| path.to_string_lossy().into_owned()))
 }
 
 fn flag(py: Python<'_>, name: &str, value: &Bound<'_, PyAny>) -> PyResult<bool> {

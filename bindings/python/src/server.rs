@@ -39,7 +39,8 @@ impl Server {
 /// --
 ///
 /// A server that listens at `host:port` (port 0: one is chosen) or `unix:/path`, or nowhere yet. Options: `deadline` in
-/// seconds, `max_connections`, and `insecure`, which allows plain TCP off loopback.
+/// seconds, `max_connections`, what TLS needs (`tls_cert`, `tls_key`, `tls_ca`, `token`, `token_file`, `state`), and
+/// `insecure`, which allows plain TCP off loopback.
 #[pyfunction]
 #[pyo3(signature = (listen=None, /, **options))]
 pub fn serve(
@@ -72,15 +73,25 @@ impl Server {
         Ok(found)
     }
 
+    /// The command by which a client shows the export at a URL, where the server made a certificate and a token by itself.
+    /// It holds the token, a secret.
+    fn client_line(&self, py: Python<'_>, url: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
+        Ok(self.core(py)?.client_line(&word(url, "a URL")?))
+    }
+
     /// Offers a backend under a name: a URL, a `Backend`, a `Mount` or an object of your own. Gives the URL by which a
     /// client opens it, where the server listens.
-    #[pyo3(signature = (name, backend, /, *, read_only=false, **options))]
+    #[pyo3(
+        signature = (name, backend, /, *, read_only=false, allow=Vec::new(), **options),
+        text_signature = "($self, name, backend, /, *, read_only=False, allow=(), **options)"
+    )]
     fn export(
         &self,
         py: Python<'_>,
         name: &Bound<'_, PyAny>,
         backend: &Bound<'_, PyAny>,
         read_only: bool,
+        allow: Vec<String>,
         options: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Option<String>> {
         let (server, name) = (self.core(py)?, word(name, "a name")?);
@@ -90,7 +101,9 @@ impl Server {
             check_none_for_backend(py, options.is_some_and(|options| !options.is_empty()))?;
         }
         let url = self.address().map(|address| r3map_core::server::named(&address, &name));
-        wait_apart(py, "export", move || server.export(&name, source.open(&found)?, &options::export(read_only)))?;
+        wait_apart(py, "export", move || {
+            server.export(&name, source.open(&found)?, &options::export(read_only, allow))
+        })?;
         Ok(url)
     }
 

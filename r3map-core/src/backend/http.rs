@@ -15,6 +15,7 @@ use super::chunked::{Chunked, Shape, Store};
 use super::{BackendOptions, Info, Priority};
 use crate::cancel::Limit;
 use crate::error::{Code, Error, Result};
+use crate::options::Secret;
 use crate::runtime;
 use crate::url::Location;
 use crate::wire::socket;
@@ -42,7 +43,7 @@ pub(super) struct Http {
 struct Source {
     client: Client,
     url: String,
-    token: Option<String>,
+    token: Option<Secret>,
 }
 
 /// What tells one version of a file from another, as far as its server says.
@@ -162,7 +163,7 @@ impl Source {
     async fn fetch(&self, range: Range<u64>) -> Result<Answer> {
         let mut request = self.client.get(&self.url).header(RANGE, format!("bytes={}-{}", range.start, range.end - 1));
         if let Some(token) = &self.token {
-            request = request.bearer_auth(token);
+            request = request.bearer_auth(token.reveal());
         }
         let response = request.send().await.map_err(|error| translate(error, "ask for a range"))?;
         let (status, headers) = (response.status(), response.headers());

@@ -1,4 +1,5 @@
-//! `nbd://host:port/name` and `nbd+unix:///name?socket=/path` — an export of any NBD server.
+//! `nbd://host:port/name` and `nbd+unix:///name?socket=/path` — an export of any NBD server; `nbds` and `nbds+unix`
+//! by TLS, without which nothing is said then.
 //!
 //! As with an r3map server, a request goes out on the thread that submits it and is completed on the thread that
 //! receives; demand and bulk traffic have connections of their own where the server says that several agree.
@@ -10,10 +11,12 @@
 use std::sync::Arc;
 
 use crate::backend::link::Protocol;
-use crate::backend::remote::check_options;
+use crate::backend::remote::{Way, check_options};
 use crate::backend::{Backend, BackendOptions, Extent, Info, Request, blocking};
 use crate::cancel::Limit;
 use crate::error::{Code, Error, Result};
+use crate::tls::Above;
+use crate::tls::client::ClientTls;
 use crate::url::Location;
 use crate::wire::nbd::{DEFAULT_PORT, handshake};
 use crate::wire::socket::Address;
@@ -40,9 +43,9 @@ impl Nbd {
     /// Connects to the server that the location names.
     pub fn open(location: &Location, options: &BackendOptions) -> Result<Nbd> {
         let url = location.as_str();
-        check_options(url, options)?;
+        let mut host = "localhost".to_owned();
         let address = match location.scheme() {
-            "nbd+unix" => {
+            "nbd+unix" | "nbds+unix" => {
                 let parameters = location.parameters(&["socket"])?;
                 let path = parameters.get("socket").filter(|path| path.starts_with('/'));
                 let path = path.ok_or_else(|| {
@@ -53,13 +56,19 @@ impl Nbd {
             }
             _ => {
                 location.parameters(&[])?;
-                let (host, port) = location.host_and_port(DEFAULT_PORT)?;
-                Address::Tcp(host, port)
+                let (found, port) = location.host_and_port(DEFAULT_PORT)?;
+                host.clone_from(&found);
+                Address::Tcp(found, port)
             }
         };
+        let tls = match location.scheme() {
+            "nbds" | "nbds+unix" => Some(ClientTls::new(options, &host, Above::Nbd).map_err(|e| e.context(url))?),
+            _ => check_options(url, options).map(|()| None)?,
+        };
+        let way = Way { address, insecure: options.insecure || tls.is_some(), tls };
         let export = location.name()?;
         handshake::text(export.as_bytes()).map_err(|error| error.context(format!("{url}: name of the export")))?;
-        let client = Client::start(url, address, options.insecure, &export).map_err(|error| error.context(url))?;
+        let client = Client::start(url, way, &export).map_err(|error| error.context(url))?;
         Ok(Nbd { handle: Arc::new(Handle { client }) })
     }
 

@@ -1,4 +1,5 @@
-//! `r3map://host:port/name` and `r3map+unix:///socket?name=name` — an export of another r3map.
+//! `r3map://host:port/name`, `r3map+unix:///socket?name=name` and, by TLS, `r3maps://host:port/name` — an export of
+//! another r3map.
 //!
 //! A request goes out on the thread that submits it and is completed on the thread that receives. Demand and
 //! bulk traffic have a connection each, so that the app never waits behind a megabyte of background.
@@ -10,6 +11,8 @@ use crate::backend::link::Protocol;
 use crate::backend::{Backend, BackendOptions, Completion, Info, Request, blocking};
 use crate::cancel::{Limit, Waiter};
 use crate::error::{Code, Error, Result};
+use crate::tls::Above;
+use crate::tls::client::ClientTls;
 use crate::url::Location;
 use crate::wire::DEFAULT_PORT;
 use crate::wire::greeting::check_name;
@@ -19,6 +22,7 @@ mod client;
 pub mod leech;
 mod link;
 
+pub(super) use client::Way;
 use client::{Client, Route};
 
 /// An export of an r3map server. A connection that is lost is made again while requests wait for it; those
@@ -35,7 +39,6 @@ struct Handle {
 impl Remote {
     /// Connects to the server that the location names.
     pub fn open(location: &Location, options: &BackendOptions) -> Result<Remote> {
-        check_options(location.as_str(), options)?;
         let (route, export) = route(location, options)?;
         Remote::start(location.as_str(), route, &export)
     }
@@ -62,22 +65,31 @@ impl Remote {
 
 /// How to the server that a location names, and the name of the export there.
 fn route(location: &Location, options: &BackendOptions) -> Result<(Route, String)> {
+    let url = location.as_str();
+    let mut tls = None;
     let (address, export) = match location.scheme() {
         "r3map+unix" => {
+            check_options(url, options)?;
             let parameters = location.parameters(&["name"])?;
             let export = parameters.get("name").unwrap_or_default().to_owned();
             (Address::Unix(location.file_path()?), export)
         }
-        _ => {
+        scheme => {
             location.parameters(&[])?;
             let (host, port) = location.host_and_port(DEFAULT_PORT)?;
+            match scheme {
+                "r3maps" => tls = Some(ClientTls::new(options, &host, Above::Native).map_err(|e| e.context(url))?),
+                _ => check_options(url, options)?,
+            }
             (Address::Tcp(host, port), location.name()?)
         }
     };
-    Ok((Route::Address { address, insecure: options.insecure }, export))
+    // Nobody in between reads what is encrypted.
+    let insecure = options.insecure || tls.is_some();
+    Ok((Route::Address(Way { address, insecure, tls }), export))
 }
 
-/// Options that need TLS are refused while it is not spoken.
+/// Options that need TLS are refused where it is not spoken.
 pub(super) fn check_options(url: &str, options: &BackendOptions) -> Result<()> {
     let BackendOptions { tls_cert, tls_key, tls_ca, tls_pin, token, insecure: _ } = options;
     let given = [

@@ -11,6 +11,7 @@ use crate::migration::seeder::truth::Truth;
 use crate::migration::source::Event;
 use crate::mount::Mount;
 use crate::mount::seeding::Seeded;
+use crate::options::Credentials;
 use crate::server::{self, Server, ServerOptions};
 use crate::stats::Stats;
 use crate::thread::Process;
@@ -35,6 +36,10 @@ pub struct SeedOptions {
     pub suspend_deadline: Duration,
     /// Keep in this process who has the region, where it cannot be written down beside it.
     pub cache_trust: bool,
+    /// How it proves who it is by TLS, and knows its leechers, where it listens by itself.
+    pub credentials: Credentials,
+    /// For whom it is: names of certificates or tokens. Whoever is let in may take one that names nobody.
+    pub allow: Vec<String>,
     /// Allows plain TCP on an address that is not loopback.
     pub insecure: bool,
     /// Bound of each blocking operation, and of a leecher's absence before the commit; zero waits for ever.
@@ -47,6 +52,8 @@ impl Default for SeedOptions {
             name: "region".to_owned(),
             suspend_deadline: Duration::from_secs(30),
             cache_trust: false,
+            credentials: Credentials::default(),
+            allow: Vec::new(),
             insecure: false,
             deadline: Duration::from_secs(30),
         }
@@ -92,9 +99,14 @@ impl Mount {
 }
 
 fn seed_alone(listen: &str, options: &SeedOptions, mounts: &[Mount]) -> Result<Seeder> {
-    let settings = ServerOptions { insecure: options.insecure, deadline: options.deadline, ..ServerOptions::default() };
+    let settings = ServerOptions {
+        credentials: options.credentials.clone(),
+        insecure: options.insecure,
+        deadline: options.deadline,
+        ..ServerOptions::default()
+    };
     let server = Server::new(settings)?;
-    let driver = server.offer(&options.name, start(mounts, options)?)?;
+    let driver = server.offer(&options.name, start(mounts, options)?, &options.allow)?;
     let url = match server.listen(listen) {
         Ok(url) => server::named(&url, &options.name),
         Err(error) => {
@@ -154,6 +166,15 @@ impl Seeder {
     /// Where a leecher finds it, as it stands in a URL: of a seeder that listens by itself.
     pub fn url(&self) -> Option<&str> {
         self.inner.url.as_deref()
+    }
+
+    /// The command by which a leecher takes the region, with all that it needs: its environment holds a token, which is
+    /// a secret. `None` unless the seeder made certificate and token by itself.
+    pub fn client_line(&self) -> Option<String> {
+        match &self.inner.place {
+            Place::Own(server) => server.line_for("leech", self.url()?).map(|line| line + " LOCAL"),
+            Place::Shared(..) => None,
+        }
     }
 
     /// The event after number `after` (0 for the first of all), waiting for it at most `timeout` (zero: for ever).

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::caller::Caller;
 use super::session::Session;
 use super::under_way::UnderWay;
-use super::{Export, Inner, Working, seeding};
+use super::{Export, Guest, Working, seeding};
 use crate::backend::{self, Completion, Operation, Priority, Reply, Request};
 use crate::boot::BOOT;
 use crate::buffer::{Buffer, is_zero};
@@ -14,6 +15,7 @@ use crate::cancel::deadline_in;
 use crate::error::{Code, Error, Result};
 use crate::migration::seeder::peers::Peer;
 use crate::thread;
+use crate::tls::server::ServerTls;
 use crate::wire::channel::{Channel, Packet, Payload};
 use crate::wire::greeting::Moving;
 use crate::wire::header::{SYNCED, ZEROES};
@@ -28,19 +30,21 @@ const GOODBYE_TIME: Duration = Duration::from_secs(1);
 const CHUNK_SIZE: u32 = 256 << 10;
 
 /// Serves a connection to its end. One that is not admitted is greeted with the reason.
-pub fn serve(server: &Inner, channel: &Arc<Channel>, admitted: Result<()>) {
-    let mut incoming = Incoming::new();
-    if let Err(error) = run(server, channel, &mut incoming, admitted) {
+pub(super) fn serve(guest: &Guest) {
+    let (mut incoming, channel) = (Incoming::new(), &guest.channel);
+    if let Err(error) = run(guest, &mut incoming) {
         tracing::debug!(%error, "a connection ended");
         let _ = send_error(channel, 0, &error);
     }
     channel.linger(GOODBYE_TIME);
 }
 
-fn run(server: &Inner, channel: &Arc<Channel>, incoming: &mut Incoming, admitted: Result<()>) -> Result<()> {
+fn run(guest: &Guest, incoming: &mut Incoming) -> Result<()> {
+    let (server, channel) = (&*guest.inner, &guest.channel);
     let deadline = Instant::now() + GREETING_TIME;
-    let Some((id, hello)) = read_hello(channel, incoming, deadline)? else { return Ok(()) };
-    admitted?;
+    let Some((id, hello, caller)) = read_hello(guest, incoming, deadline)? else { return Ok(()) };
+    guest.greeted();
+    guest.admitted.clone()?;
     if hello.versions.0 > wire::NEWEST_VERSION || hello.versions.1 < wire::OLDEST_VERSION {
         let message = format!(
             "the client speaks versions {} to {} of the protocol, this server {} to {}: one of them is too old",
@@ -55,6 +59,7 @@ fn run(server: &Inner, channel: &Arc<Channel>, incoming: &mut Incoming, admitted
         thread::as_batch();
     }
     let export = server.export(&hello.export)?;
+    caller.check(&hello.export, &export.allow)?;
     if export.seed.is_some() && hello.session.is_none() {
         return Err(seeding::refuse_plain(&hello.export));
     }
@@ -102,8 +107,28 @@ pub(super) enum Farewell {
     Unsaid,
 }
 
-fn read_hello(channel: &Channel, incoming: &mut Incoming, deadline: Instant) -> Result<Option<(u64, Hello)>> {
-    let Some(header) = incoming.header(channel, Some(deadline), GREETING_TIME)? else { return Ok(None) };
+/// Makes sure who the client is, and only then looks at its HELLO.
+fn read_hello(guest: &Guest, incoming: &mut Incoming, deadline: Instant) -> Result<Option<(u64, Hello, Caller)>> {
+    let channel = &guest.channel;
+    let mut caller = guest.tls.as_ref().map_or(Ok(Caller::Anyone), |tls| tls.begin(channel, deadline))?;
+    let unknown = |tls: &ServerTls| Error::new(Code::NotAuthenticated, tls.demands());
+    let first = match (incoming.header(channel, Some(deadline), GREETING_TIME), &guest.tls) {
+        // Even what is wrong with a frame is nobody's business yet.
+        (Err(_), Some(tls)) if caller == Caller::Unknown => Err(unknown(tls)),
+        (first, _) => first,
+    };
+    let Some(mut header) = first? else { return Ok(None) };
+    if header.kind == Kind::Token {
+        let mut token = Buffer::new(header.payload as usize);
+        incoming.payload(channel, &header, &mut token)?;
+        let plain = || Error::new(Code::NotAuthenticated, "a token came in plain text, where others may have read it");
+        caller = caller.and(guest.tls.as_ref().ok_or_else(plain)?.know(&token)?);
+        let Some(next) = incoming.header(channel, Some(deadline), GREETING_TIME)? else { return Ok(None) };
+        header = next;
+    }
+    if let (Caller::Unknown, Some(tls)) = (&caller, &guest.tls) {
+        return Err(unknown(tls));
+    }
     if header.kind != Kind::Hello {
         return Err(Error::new(
             Code::InvalidArgument,
@@ -112,7 +137,7 @@ fn read_hello(channel: &Channel, incoming: &mut Incoming, deadline: Instant) -> 
     }
     let mut payload = Buffer::new(header.payload as usize);
     incoming.payload(channel, &header, &mut payload)?;
-    Ok(Some((header.id, Hello::decode(&payload)?)))
+    Ok(Some((header.id, Hello::decode(&payload)?, caller)))
 }
 
 pub(super) fn send_error(channel: &Channel, id: u64, error: &Error) -> Result<()> {

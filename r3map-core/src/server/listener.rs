@@ -16,6 +16,7 @@ use nix::fcntl::{Flock, FlockArg};
 use super::{Inner, Protocol};
 use crate::error::{Code, Error, Result};
 use crate::thread;
+use crate::tls::server::ServerTls;
 use crate::url::percent_encode;
 use crate::wire::socket;
 
@@ -53,20 +54,23 @@ impl AsRawFd for Socket {
 impl Listener {
     /// Listens at `host:port` or `unix:/path` for a server.
     pub fn start(address: &str, server: &Arc<Inner>) -> Result<Listener> {
+        let (protocol, mut tls) = (server.options.protocol, server.tls.get().cloned());
         let (socket, url, file) = match address.strip_prefix("unix:") {
             Some(path) => {
+                // Whoever may open the file is let in; NBD has a way to say otherwise.
+                tls = tls.filter(|_| protocol == Protocol::Nbd);
                 let (listener, file) = listen_unix(Path::new(path))?;
-                (Socket::Unix(listener), unix_url(server.options.protocol, path), Some(file))
+                (Socket::Unix(listener), unix_url(protocol, tls.is_some(), path), Some(file))
             }
             None => {
-                let (listener, place) = listen_tcp(address, server.options.insecure)?;
-                (Socket::Tcp(listener), format!("{}://{place}", server.options.protocol.name()), None)
+                let (listener, place) = listen_tcp(address, server, &mut tls)?;
+                (Socket::Tcp(listener), format!("{}{}://{place}", protocol.name(), secured(tls.is_some())), None)
             }
         };
         let socket = Arc::new(socket);
         let thread = thread::spawn("r3map-listen", {
             let (socket, server) = (socket.clone(), server.clone());
-            move || accept(&socket, &server)
+            move || accept(&socket, &server, tls.as_ref())
         });
         let thread = thread.map_err(|error| Error::io("start a thread to listen", error))?;
         Ok(Listener { url, socket, file, thread })
@@ -89,11 +93,11 @@ impl Listener {
     }
 }
 
-fn accept(socket: &Socket, server: &Arc<Inner>) {
+fn accept(socket: &Socket, server: &Arc<Inner>, tls: Option<&Arc<ServerTls>>) {
     loop {
         match socket.accept() {
             Ok(descriptor) => {
-                if let Err(error) = server.admit(descriptor) {
+                if let Err(error) = server.admit(descriptor, tls.cloned()) {
                     tracing::warn!(%error, "a connection was turned away");
                 }
             }
@@ -107,7 +111,9 @@ fn accept(socket: &Socket, server: &Arc<Inner>) {
     }
 }
 
-fn listen_tcp(address: &str, insecure: bool) -> Result<(TcpListener, String)> {
+/// Listens at a host and port: by TLS, or in plain on this host or where that was asked for. Else the server makes
+/// what it needs for TLS.
+fn listen_tcp(address: &str, server: &Inner, tls: &mut Option<Arc<ServerTls>>) -> Result<(TcpListener, String)> {
     let parts = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
     let Some((host, port)) = parts.filter(|(host, _)| !host.is_empty() && !host.contains('/')) else {
         let message = format!("{address:?} is no address to listen at: write HOST:PORT or unix:/PATH");
@@ -115,7 +121,16 @@ fn listen_tcp(address: &str, insecure: bool) -> Result<(TcpListener, String)> {
     };
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let failed = |error: Error| error.context(format!("listen at {address}"));
-    let found = socket::resolve(bare, port, insecure).map_err(failed)?;
+    let makes_own = cfg!(feature = "tls") && server.options.protocol == Protocol::R3map;
+    let found = match socket::resolve(bare, port, server.options.insecure || tls.is_some()) {
+        Err(error) if error.code() == Code::PermissionDenied && makes_own => {
+            let made = server.tls.get_or_try_init(|| ServerTls::made(&server.options.credentials).map(Arc::new));
+            *tls = Some(made.map_err(failed)?.clone());
+            socket::resolve(bare, port, true)
+        }
+        found => found,
+    };
+    let found = found.map_err(failed)?;
     let listener = TcpListener::bind(&found[..]).map_err(|error| Error::io(format!("listen at {address}"), error))?;
     let chosen = listener.local_addr().map_err(|error| Error::io(format!("listen at {address}"), error))?.port();
     let host = if bare.contains(':') { format!("[{bare}]") } else { bare.to_owned() };
@@ -185,9 +200,15 @@ fn lock_directory(path: &Path) -> Result<Option<Flock<File>>> {
 }
 
 /// The address of a UNIX socket as a client writes it, without the name of an export.
-fn unix_url(protocol: Protocol, path: &str) -> String {
+fn unix_url(protocol: Protocol, is_secured: bool, path: &str) -> String {
+    let path = percent_encode(path);
     match protocol {
-        Protocol::R3map => format!("r3map+unix://{}", percent_encode(path)),
-        Protocol::Nbd => format!("nbd+unix:///?socket={}", percent_encode(path)),
+        Protocol::R3map => format!("r3map+unix://{path}"),
+        Protocol::Nbd => format!("nbd{}+unix:///?socket={path}", secured(is_secured)),
     }
+}
+
+/// What a scheme has behind its name where TLS is spoken.
+fn secured(is_secured: bool) -> &'static str {
+    if is_secured { "s" } else { "" }
 }

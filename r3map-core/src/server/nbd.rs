@@ -1,7 +1,7 @@
 //! Exports as any NBD client sees them.
 //!
 //! A connection has a thread, which takes its requests; whoever has an answer sends it. All bytes go through the
-//! [`Channel`] and what reads from it, so encryption has its place below those, and begins where STARTTLS is answered.
+//! [`Channel`] and what reads from it; encryption lies below those, and begins where STARTTLS is answered.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::sys::socket::{SockaddrStorage, getpeername};
 
-use super::{Inner, Working};
+use super::{Guest, Working};
 use crate::error::Result;
 use crate::wire::channel::Channel;
 use crate::wire::incoming::Incoming;
@@ -28,19 +28,20 @@ const GREETING_TIME: Duration = Duration::from_secs(10);
 const GOODBYE_TIME: Duration = Duration::from_secs(1);
 
 /// Serves a connection to its end. One that is not admitted is told the reason.
-pub fn serve(server: &Inner, channel: &Arc<Channel>, admitted: Result<()>) {
-    if let Err(error) = run(server, channel, admitted) {
+pub(super) fn serve(guest: &Guest) {
+    if let Err(error) = run(guest) {
         tracing::debug!(%error, "an NBD connection ended");
     }
-    channel.linger(GOODBYE_TIME);
+    guest.channel.linger(GOODBYE_TIME);
 }
 
-fn run(server: &Inner, channel: &Arc<Channel>, admitted: Result<()>) -> Result<()> {
-    let mut incoming = Incoming::new();
+fn run(guest: &Guest) -> Result<()> {
+    let (server, channel, mut incoming) = (&*guest.inner, &guest.channel, Incoming::new());
     let peer = Peer::of(channel)?;
-    let Some(agreed) = negotiation::negotiate(server, channel, &mut incoming, &peer, admitted)? else {
+    let Some(agreed) = negotiation::negotiate(guest, &mut incoming, &peer)? else {
         return Ok(());
     };
+    guest.greeted();
     let working = Working::begin(server)?;
     agreed.export.lease.arrive(peer.identity);
     let connection = Arc::new(Connection::new(agreed, channel.clone(), peer, server.options.deadline));

@@ -18,7 +18,7 @@ use crate::wire::incoming::Incoming;
 
 impl Server {
     /// Offers a mount to a leecher under a name, among the exports. The name in `options` has no meaning here, nor
-    /// has `insecure`: the server listens.
+    /// have `insecure` and credentials: the server listens.
     pub fn seed(&self, name: &str, mount: &Mount, options: &SeedOptions) -> Result<Seeder> {
         self.seed_mounts(name, std::slice::from_ref(mount), options)
     }
@@ -30,14 +30,15 @@ impl Server {
 
     fn seed_mounts(&self, name: &str, mounts: &[Mount], options: &SeedOptions) -> Result<Seeder> {
         greeting::check_name(name)?;
-        let driver = self.offer(name, seeder::start(mounts, options)?)?;
+        let driver = self.offer(name, seeder::start(mounts, options)?, &options.allow)?;
         Ok(Seeder::shared(driver, Arc::downgrade(&self.inner), name))
     }
 
     /// Answers to that name with what is seeded; ends it where the name is taken.
-    pub(crate) fn offer(&self, name: &str, driver: Arc<Driver>) -> Result<Arc<Driver>> {
+    pub(crate) fn offer(&self, name: &str, driver: Arc<Driver>, allow: &[String]) -> Result<Arc<Driver>> {
         let export = Export {
             read_only: true,
+            allow: allow.to_vec(),
             identity: driver.region().identity,
             seed: Some(driver.clone()),
             ..Export::of(driver.truth().clone())

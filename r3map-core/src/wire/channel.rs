@@ -5,13 +5,13 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -19,11 +19,12 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::sendfile::sendfile64;
-use nix::sys::socket::{MsgFlags, sendmsg};
+use nix::sys::socket::{MsgFlags, recvmsg, sendmsg};
 
 use crate::buffer::Buffer;
 use crate::cancel::deadline_in;
 use crate::error::{Code, Error, Result};
+use crate::tls::secure::Secure;
 use crate::wire::{HEADER_LENGTH, Header, socket};
 
 /// How many frames go out in one call.
@@ -131,6 +132,8 @@ impl Outgoing {
 /// A connected socket.
 pub struct Channel {
     socket: OwnedFd,
+    /// What encrypts it, once that has begun.
+    secure: OnceLock<Secure>,
     wake: EventFd,
     outgoing: Mutex<Outgoing>,
     stopped: AtomicBool,
@@ -145,11 +148,15 @@ impl Channel {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|errno| Error::io("make an event descriptor", errno.into()))?;
         let outgoing = Mutex::new(Outgoing { queue: VecDeque::new(), sent: 0, since: Instant::now(), corked: false });
-        Ok(Channel { socket, wake, outgoing, stopped: AtomicBool::new(false), patience })
+        Ok(Channel { socket, secure: OnceLock::new(), wake, outgoing, stopped: AtomicBool::new(false), patience })
     }
 
     /// Lets files be sent: a socket that is full then takes nothing more, rather than that a thread waits for it.
+    /// Not where bytes have to be encrypted.
     pub fn send_files(&self) -> Result<()> {
+        if self.secure().is_some() {
+            return Err(Error::new(Code::Unsupported, "a file goes through memory to be encrypted"));
+        }
         let flags = fcntl(&self.socket, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
         let set = flags.and_then(|flags| fcntl(&self.socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)));
         set.map(drop).map_err(|errno| Error::io("make a socket non-blocking", errno.into()))
@@ -158,6 +165,36 @@ impl Channel {
     /// The socket itself, to ask the kernel about it.
     pub fn socket(&self) -> &OwnedFd {
         &self.socket
+    }
+
+    /// Encrypts all that goes and comes from here on.
+    #[cfg(feature = "tls")]
+    pub(crate) fn encrypt(&self, secure: Secure) -> Result<&Secure> {
+        if self.is_backed_up() || self.secure.set(secure).is_err() {
+            return Err(Error::new(Code::Internal, "encryption begins in the middle of a connection"));
+        }
+        self.secure().ok_or_else(|| Error::new(Code::Internal, "encryption is gone"))
+    }
+
+    /// What encrypts it, if anything does.
+    pub(crate) fn secure(&self) -> Option<&Secure> {
+        self.secure.get()
+    }
+
+    /// Takes what has arrived into these pieces, without waiting: `None` if nothing has, 0 at the end of the stream.
+    pub(super) fn receive(&self, pieces: &mut [IoSliceMut<'_>]) -> Result<Option<usize>> {
+        if let Some(secure) = self.secure() {
+            return secure.receive(&self.socket, pieces);
+        }
+        loop {
+            let got = recvmsg::<()>(self.socket.as_raw_fd(), pieces, None, MsgFlags::MSG_DONTWAIT);
+            match got.map(|message| message.bytes) {
+                Ok(count) => return Ok(Some(count)),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(None),
+                Err(errno) => return Err(Error::io("receive", errno.into())),
+            }
+        }
     }
 
     fn outgoing(&self) -> MutexGuard<'_, Outgoing> {
@@ -176,7 +213,7 @@ impl Channel {
             return Ok(());
         }
         self.push(&mut outgoing)?;
-        if !outgoing.queue.is_empty() {
+        if self.has_more(&outgoing) {
             self.wake();
         }
         Ok(())
@@ -200,7 +237,12 @@ impl Channel {
 
     /// Whether frames wait to go out.
     pub fn is_backed_up(&self) -> bool {
-        !self.outgoing().queue.is_empty()
+        self.has_more(&self.outgoing())
+    }
+
+    /// Whether anything of what was sent is still here.
+    fn has_more(&self, outgoing: &Outgoing) -> bool {
+        !outgoing.queue.is_empty() || self.secure().is_some_and(Secure::owes)
     }
 
     /// Whether frames wait to go out that the socket does not take, or as many as go together.
@@ -223,15 +265,20 @@ impl Channel {
             match count {
                 Ok(count) => outgoing.advance(count),
                 Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => break,
-                Err(errno) => {
-                    // Half a frame may be out: nothing sensible can follow it.
-                    self.shutdown();
-                    return Err(Error::io("send", errno.into()));
-                }
+                Err(Errno::EAGAIN) => return Ok(()),
+                Err(errno) => return Err(self.broken(errno)),
             }
         }
-        Ok(())
+        match self.secure().filter(|secure| secure.owes()).map(|secure| secure.push(&self.socket)) {
+            None | Some(Ok(()) | Err(Errno::EAGAIN)) => Ok(()),
+            Some(Err(errno)) => Err(self.broken(errno)),
+        }
+    }
+
+    /// The error of a send that failed. Half a frame may be out: nothing sensible can follow it.
+    fn broken(&self, errno: Errno) -> Error {
+        self.shutdown();
+        Error::io("send", errno.into())
     }
 
     /// Sends what lies in memory of the first frames, as far as a file.
@@ -249,7 +296,10 @@ impl Channel {
                 break;
             }
         }
-        sendmsg::<()>(self.socket.as_raw_fd(), &pieces[..count], &[], flags, None)
+        match self.secure() {
+            Some(secure) => secure.send(&self.socket, &pieces[..count]),
+            None => sendmsg::<()>(self.socket.as_raw_fd(), &pieces[..count], &[], flags, None),
+        }
     }
 
     /// Waits until something may have changed: input where it is wanted, room for queued frames (which then
@@ -258,7 +308,7 @@ impl Channel {
         self.uncork()?;
         let late = {
             let outgoing = self.outgoing();
-            (!outgoing.queue.is_empty()).then(|| outgoing.since)
+            self.has_more(&outgoing).then(|| outgoing.since)
         };
         let stuck = late.and_then(|since| match self.patience {
             Duration::ZERO => None,
@@ -330,6 +380,9 @@ impl Channel {
         // If it fails there is nobody to tell.
         let _ = self.uncork();
         while self.is_backed_up() && self.wait(false, deadline).is_ok() {}
+        if let Some(secure) = self.secure() {
+            secure.say_goodbye(&self.socket);
+        }
         socket::shutdown(&self.socket, Shutdown::Write);
         let mut unwanted = [0; 4096];
         loop {

@@ -15,6 +15,8 @@ pub enum Kind {
     Error = 0x03,
     /// Either: no more from this side; what is under way is still answered.
     Close = 0x04,
+    /// Client, before its HELLO and inside TLS only: the payload is its token.
+    Token = 0x05,
     /// Client: `length` bytes at `offset`, please.
     Read = 0x10,
     /// Client: the payload belongs at `offset`.
@@ -64,11 +66,12 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 27] = [
+    const ALL: [Kind; 28] = [
         Kind::Hello,
         Kind::Welcome,
         Kind::Error,
         Kind::Close,
+        Kind::Token,
         Kind::Read,
         Kind::Write,
         Kind::Zero,
@@ -228,6 +231,7 @@ impl Header {
                 payload == 0
             }
             Kind::Digest => payload == 0,
+            Kind::Token => payload <= MAX_TOKEN,
             Kind::Digests => {
                 self.length <= u64::from(MAX_PAYLOAD) && u64::from(payload) == self.length.div_ceil(BLOCK) * HASH
             }
@@ -248,6 +252,8 @@ impl Header {
 pub const BLOCK: u64 = 64 << 10;
 /// Length of a hash in bytes: BLAKE3.
 pub const HASH: u64 = 32;
+/// The longest token in bytes.
+const MAX_TOKEN: u32 = 1024;
 /// The longest DIRTY in bytes: a set of pages and a little more.
 const MAX_DIRTY: u32 = (4 << 20) + 256;
 

@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv, recvmsg};
+use nix::sys::socket::{MsgFlags, recv};
 
 use crate::cancel::deadline_in;
 use crate::error::{Code, Error, Result};
@@ -112,7 +112,8 @@ impl Incoming {
                 return Err(stopped());
             }
             let rest = &mut into[filled..];
-            let count = if rest.len() >= LONG && self.deadline.is_none() && !channel.is_backed_up() {
+            let may_sleep = self.deadline.is_none() && channel.secure().is_none() && !channel.is_backed_up();
+            let count = if rest.len() >= LONG && may_sleep {
                 let piece = rest.len().min(PIECE);
                 receive_all(channel, &mut rest[..piece])?
             } else {
@@ -159,22 +160,19 @@ impl Incoming {
         loop {
             let wanted = into.len();
             let mut pieces = [IoSliceMut::new(into), IoSliceMut::new(&mut self.ahead[self.end..])];
-            let got = recvmsg::<()>(channel.socket().as_raw_fd(), &mut pieces, None, MsgFlags::MSG_DONTWAIT);
-            match got.map(|message| message.bytes) {
-                Ok(0) => return Ok(None),
-                Ok(count) => {
+            match channel.receive(&mut pieces)? {
+                Some(0) => return Ok(None),
+                Some(count) => {
                     self.end += count.saturating_sub(wanted);
                     return Ok(Some(count.min(wanted)));
                 }
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => {
+                None => {
                     channel.wait(true, self.deadline)?;
                     if channel.is_stopped() && into.is_empty() {
                         // The caller looks at what stopped it.
                         return Ok(Some(0));
                     }
                 }
-                Err(errno) => return Err(Error::io("receive", errno.into())),
             }
         }
     }

@@ -66,7 +66,7 @@ pub fn resolve(host: &str, port: u16, insecure: bool) -> Result<Vec<SocketAddr>>
             Code::PermissionDenied,
             format!(
                 "{} is not loopback, and plain TCP would show every byte to the network between: say insecure if \
-                 that network is trusted, or use a UNIX socket or an encrypted tunnel",
+                 that network is trusted, or use TLS or a UNIX socket",
                 remote.ip()
             ),
         ));

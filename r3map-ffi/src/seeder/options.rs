@@ -7,7 +7,7 @@ use std::ffi::c_char;
 use r3map_core::SeedOptions;
 
 use crate::handle::{Handle, free, give, text};
-use crate::options::{Kept, Options, milliseconds, set};
+use crate::options::{Kept, Options, milliseconds, set, set_named};
 
 /// Options with which a region is seeded. Setters return nothing: the first value that cannot be taken is kept, and
 /// what seeds reports it. Options may be used for any number of seeders, and freed after.
@@ -63,6 +63,25 @@ pub unsafe extern "C" fn r3map_seed_options_set_cache_trust(options: *mut r3map_
 pub unsafe extern "C" fn r3map_seed_options_set_insecure(options: *mut r3map_seed_options, insecure: bool) {
     // SAFETY: the caller's promise: options, or NULL.
     unsafe { set(options, "insecure", Ok(insecure), |core, value| core.insecure = value) }
+}
+
+/// Sets by name how a seeder that listens by itself proves who it is and knows its leechers by TLS, as
+/// r3map_server_options_set does.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn r3map_seed_options_set(
+    options: *mut r3map_seed_options,
+    name: *const c_char,
+    value: *const c_char,
+) {
+    // SAFETY: the caller's promise: options and C strings, or NULL.
+    unsafe { set_named(options, name, value, |core, name, value| core.credentials.set(name, value)) }
+}
+
+/// Lets leechers of this name take the region, and nobody who is not named so; as r3map_export_options_add_allow.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn r3map_seed_options_add_allow(options: *mut r3map_seed_options, name: *const c_char) {
+    // SAFETY: the caller's promise: options and a C string, or NULL.
+    unsafe { set(options, "allow", text(name, "name"), |core, value| core.allow.push(value.to_owned())) }
 }
 
 /// Milliseconds that each operation, and a leecher's absence before the commit, may take; 0 is for ever. 30000 by

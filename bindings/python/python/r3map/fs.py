@@ -16,7 +16,7 @@ from .file import MountFile
 class R3mapFileSystem(AbstractFileSystem):  # type: ignore[misc]
     """Exports of r3map as files. Reading keeps what was read and pulls nothing else, unless an option says so."""
 
-    protocol = ("r3map", "r3map+unix")
+    protocol = ("r3map", "r3maps", "r3map+unix")
     root_marker = ""
 
     def __init__(self, *args: Any, **options: Any) -> None:

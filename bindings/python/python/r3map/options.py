@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, TypedDict
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import timedelta
 
     from typing_extensions import Buffer
@@ -109,8 +109,29 @@ class LeechOptions(MountOptions, total=False):
     """Take a local file though something else is in it, which is lost."""
 
 
-class SeedOptions(TypedDict, total=False):
+class Credentials(TypedDict, total=False):
+    """How a server or seeder proves who it is by TLS, and knows its clients. Given none, one that listens beyond this host
+    makes a certificate and a token."""
+
+    tls_cert: str | os.PathLike[str] | None
+    """Its certificate, a PEM file."""
+    tls_key: str | os.PathLike[str] | None
+    """Its private key, a PEM file."""
+    tls_ca: str | os.PathLike[str] | None
+    """Authorities that may vouch for clients, a PEM file."""
+    token: str | None
+    """A secret by which a client is known, as `client`."""
+    token_file: str | os.PathLike[str] | None
+    """More of them: lines of `name:token`."""
+    state: str | os.PathLike[str] | None
+    """Directory of what was made; `r3map` in the user's state directory by default."""
+
+
+class SeedOptions(Credentials, total=False):
     """Options of a seeder."""
+
+    allow: Sequence[str] | None
+    """For whom it is: names of certificates or tokens; all who are let in by default."""
 
     name: str | None
     """Under which it listens by itself; `region` by default."""
@@ -129,7 +150,7 @@ class SeedOptions(TypedDict, total=False):
     """Called on that thread when it came to nothing: go on writing."""
 
 
-class ServerOptions(TypedDict, total=False):
+class ServerOptions(Credentials, total=False):
     """Options of a server."""
 
     insecure: bool | None

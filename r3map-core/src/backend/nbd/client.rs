@@ -11,13 +11,14 @@ use once_cell::sync::OnceCell;
 use super::greet::{Agreed, greet};
 use super::link::{Asked, Body};
 use crate::backend::link::{self, Absence, Connected, Link, Links};
+use crate::backend::remote::Way;
 use crate::backend::{self, Completion, Extent, Info, Operation, Priority, Reply, Request};
 use crate::buffer::{Buffer, is_zero};
 use crate::cancel::{Limit, Waiter};
 use crate::error::{Code, Error, Result};
 use crate::thread::Process;
 use crate::wire::nbd::{Command, command_flags, flags};
-use crate::wire::socket::{self, Address, PeerProcess};
+use crate::wire::socket::{self, PeerProcess};
 
 /// How long connecting and the negotiation may take.
 const GREETING_TIME: Duration = Duration::from_secs(10);
@@ -33,8 +34,7 @@ const LONGEST_RANGE: u64 = 1 << 30;
 /// A client of one export.
 pub struct Client {
     process: Process,
-    address: Address,
-    insecure: bool,
+    way: Way,
     export: String,
     pub(super) info: Info,
     agreed: Agreed,
@@ -58,9 +58,10 @@ struct Kept {
 
 impl Client {
     /// Connects, chooses the export, and starts the threads.
-    pub fn start(url: &str, address: Address, insecure: bool, export: &str) -> Result<Arc<Client>> {
+    pub fn start(url: &str, way: Way, export: &str) -> Result<Arc<Client>> {
         let deadline = Instant::now() + GREETING_TIME;
-        let (connected, agreed) = greet(socket::connect(&address, insecure, deadline)?, export, deadline)?;
+        let socket = socket::connect(&way.address, way.insecure, deadline)?;
+        let (connected, agreed) = greet(socket, export, way.tls.as_ref(), deadline)?;
         let offered = |flag| agreed.flags & flag != 0;
         let info = Info {
             local: false,
@@ -76,8 +77,7 @@ impl Client {
         let kept = Kept { server: server_of(&connected), acknowledged: 0, synced: 0, lost: None };
         let client = Arc::new(Client {
             process: Process::current(),
-            address,
-            insecure,
+            way,
             export: export.to_owned(),
             info,
             agreed,
@@ -279,17 +279,21 @@ impl Client {
     pub(super) fn connect_again(&self) -> std::result::Result<Connected, Absence> {
         let deadline = Instant::now() + GREETING_TIME;
         let away_or_refused = |error: Error| match error.code() {
-            Code::InvalidArgument | Code::NotFound | Code::PermissionDenied | Code::Unsupported => {
-                Absence::Refused(error)
-            }
+            Code::InvalidArgument
+            | Code::NotFound
+            | Code::PermissionDenied
+            | Code::Unsupported
+            | Code::NotAuthenticated => Absence::Refused(error),
             _ => Absence::Away(error),
         };
         // A path that is not there is a server that is away.
-        let socket = socket::connect(&self.address, self.insecure, deadline).map_err(|error| match error.code() {
-            Code::PermissionDenied => Absence::Refused(error),
-            _ => Absence::Away(error),
-        })?;
-        let (connected, agreed) = greet(socket, &self.export, deadline).map_err(away_or_refused)?;
+        let socket =
+            socket::connect(&self.way.address, self.way.insecure, deadline).map_err(|error| match error.code() {
+                Code::PermissionDenied => Absence::Refused(error),
+                _ => Absence::Away(error),
+            })?;
+        let greeted = greet(socket, &self.export, self.way.tls.as_ref(), deadline);
+        let (connected, agreed) = greeted.map_err(away_or_refused)?;
         if agreed != self.agreed {
             let (now, then) = (agreed, self.agreed);
             let what = if now.size != then.size {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::backend::link::Connected;
 use crate::buffer::Buffer;
 use crate::error::{Code, Error, Result};
+use crate::tls::client::ClientTls;
 use crate::wire::channel::{Channel, Packet, Payload};
 use crate::wire::incoming::Incoming;
 use crate::wire::nbd::handshake::{
@@ -42,15 +43,15 @@ struct Greeting<'a> {
 type Answer = (u32, Vec<u8>);
 
 /// Chooses an export. A server that says no does so by an error that is not retryable.
-pub fn greet(socket: OwnedFd, export: &str, deadline: Instant) -> Result<(Connected, Agreed)> {
+pub fn greet(socket: OwnedFd, export: &str, tls: Option<&ClientTls>, deadline: Instant) -> Result<(Connected, Agreed)> {
     let channel = Arc::new(Channel::new(socket, Duration::ZERO)?);
     let mut greeting = Greeting { channel, incoming: Incoming::new(), deadline, export };
-    let agreed = greeting.run().map_err(|error| error.context("greet the NBD server"))?;
+    let agreed = greeting.run(tls).map_err(|error| error.context("greet the NBD server"))?;
     Ok((Connected { channel: greeting.channel, incoming: greeting.incoming }, agreed))
 }
 
 impl Greeting<'_> {
-    fn run(&mut self) -> Result<Agreed> {
+    fn run(&mut self, tls: Option<&ClientTls>) -> Result<Agreed> {
         let greeting = u64::from_be_bytes(self.head()?);
         if greeting != handshake::GREETING {
             return Err(Error::new(Code::Unsupported, "what listens there speaks no NBD"));
@@ -65,6 +66,11 @@ impl Greeting<'_> {
         }
         let flags = u32::from(known & (FIXED_NEWSTYLE | NO_ZEROES));
         self.channel.send(Packet::raw(&flags.to_be_bytes(), Payload::Empty))?;
+        match tls {
+            Some(_) if known & FIXED_NEWSTYLE == 0 => return Err(stripped("it knows no options")),
+            Some(tls) => self.start_tls(tls)?,
+            None => {}
+        }
         let mut agreed = Agreed {
             size: 0,
             flags: 0,
@@ -78,6 +84,20 @@ impl Greeting<'_> {
         }
         check(&agreed)?;
         Ok(agreed)
+    }
+
+    /// Goes over to TLS, or fails: nothing is said in plain where TLS was asked for.
+    fn start_tls(&mut self, tls: &ClientTls) -> Result<()> {
+        self.send(options::STARTTLS, &[])?;
+        let (kind, why) = self.receive(options::STARTTLS)?;
+        if kind != replies::ACK {
+            return Err(stripped(handshake::text(&why).unwrap_or_default()));
+        }
+        if self.incoming.has(1) {
+            let message = "plain bytes came where TLS begins: somebody in between put them there";
+            return Err(Error::new(Code::NotAuthenticated, message));
+        }
+        tls.begin(&self.channel, self.deadline)
     }
 
     /// The newer way. `false` if the server knows only the older one.
@@ -169,12 +189,18 @@ impl Greeting<'_> {
         let (code, says) = match kind {
             replies::UNKNOWN => (Code::NotFound, format!("there is no export {export:?}")),
             replies::POLICY => (Code::PermissionDenied, format!("export {export:?} is not for this client")),
-            replies::TLS_REQUIRED => (Code::Unsupported, "it demands TLS, which is not spoken here".to_owned()),
+            replies::TLS_REQUIRED => (Code::Unsupported, "it demands TLS: write nbds://".to_owned()),
             replies::SHUTDOWN => (Code::Disconnected, "it is closing".to_owned()),
             kind => (Code::Corrupt, format!("it refused export {export:?} with {kind:#x}")),
         };
         Error::new(code, format!("{says}{why}"))
     }
+}
+
+/// The error of a server that will not speak TLS.
+fn stripped(why: &str) -> Error {
+    let message = format!("it speaks no TLS, or somebody in between hides that; nothing was asked in plain: {why}");
+    Error::new(Code::NotAuthenticated, message)
 }
 
 /// Whether what the server says can be.

@@ -89,7 +89,7 @@ impl Server {
             settings = settings.set_username(user);
         }
         if let Some(password) = location.password()?.or_else(|| options.token.clone()) {
-            settings = settings.set_password(password);
+            settings = settings.set_password(password.reveal());
         }
         let nodes = addresses.into_iter().map(|address| {
             let node = address.into_connection_info().map_err(|error| translate(&error))?;

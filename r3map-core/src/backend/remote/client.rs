@@ -16,6 +16,7 @@ use crate::buffer::{Buffer, is_zero};
 use crate::cancel::{Limit, Waiter};
 use crate::error::{Code, Error, Result};
 use crate::thread::Process;
+use crate::tls::client::ClientTls;
 use crate::wire::channel::{Channel, Packet, Payload};
 use crate::wire::incoming::Incoming;
 use crate::wire::socket::{self, Address};
@@ -31,21 +32,27 @@ const CONCURRENCY: u32 = 64;
 /// How a server is reached.
 pub enum Route {
     /// At an address, as often as needed.
-    Address {
-        /// Where.
-        address: Address,
-        /// Whether plain TCP to another host is allowed.
-        insecure: bool,
-    },
+    Address(Way),
     /// Over one connection that somebody else made.
     Descriptor(OwnedFd),
+}
+
+/// Where a server is, and how safely it is reached.
+#[derive(Clone)]
+pub struct Way {
+    /// Where.
+    pub address: Address,
+    /// Whether TCP to another host is allowed: it is encrypted, or was asked for in plain.
+    pub insecure: bool,
+    /// How TLS begins, where it does.
+    pub tls: Option<ClientTls>,
 }
 
 /// A client of one export.
 pub struct Client {
     process: Process,
     /// Where to connect again; `None` where there is one connection only.
-    pub(super) address: Option<(Address, bool)>,
+    pub(super) way: Option<Way>,
     hello: Hello,
     pub(super) info: Info,
     identity: Identity,
@@ -86,17 +93,16 @@ impl Client {
             display: display(),
         };
         let deadline = Instant::now() + GREETING_TIME;
-        let (socket, address) = match route {
+        let (socket, way) = match route {
             Route::Descriptor(socket) => (Ok(socket), None),
-            Route::Address { address, insecure } => {
-                (socket::connect(&address, insecure, deadline), Some((address, insecure)))
-            }
+            Route::Address(way) => (socket::connect(&way.address, way.insecure, deadline), Some(way)),
         };
         let greeted = socket.and_then(|socket| {
-            let (connected, welcome) = greet(socket, &hello, deadline)?;
+            let tls = way.as_ref().and_then(|way| way.tls.as_ref());
+            let (connected, welcome) = greet(socket, &hello, tls, deadline)?;
             Ok((Some(connected), welcome?))
         });
-        let known = leech.as_ref().and_then(Leech::known).filter(|_| address.is_some());
+        let known = leech.as_ref().and_then(Leech::known).filter(|_| way.is_some());
         let (connected, welcome) = match (greeted, known) {
             (Ok((_, welcome)), Some(known)) if !known.is_of(&welcome) => {
                 return Err(changed(url, &welcome, known.size));
@@ -121,10 +127,10 @@ impl Client {
             managed_by_default: true,
             ..Info::local(url, welcome.size)
         };
-        let roles = if address.is_some() { 2 } else { 1 };
+        let roles = if way.is_some() { 2 } else { 1 };
         let client = Arc::new(Client {
             process: Process::current(),
-            address,
+            way,
             hello,
             info,
             identity: welcome.identity,
@@ -215,7 +221,7 @@ impl Client {
 
     /// Connects again for a link.
     pub(super) fn connect_again(&self, role: u16, generation: u64) -> std::result::Result<Connected, Absence> {
-        let Some((address, insecure)) = &self.address else {
+        let Some(Way { address, insecure, tls }) = &self.way else {
             return Err(Absence::Away(Error::new(Code::Disconnected, "there is no address to connect to again")));
         };
         let deadline = Instant::now() + GREETING_TIME;
@@ -226,7 +232,11 @@ impl Client {
             Code::PermissionDenied => Absence::Refused(error),
             _ => Absence::Away(error),
         })?;
-        let (connected, welcome) = greet(socket, &hello, deadline).map_err(Absence::Away)?;
+        let greeted = greet(socket, &hello, tls.as_ref(), deadline).map_err(|error| match error.code() {
+            Code::InvalidArgument | Code::Unsupported | Code::NotAuthenticated => Absence::Refused(error),
+            _ => Absence::Away(error),
+        });
+        let (connected, welcome) = greeted?;
         let welcome = welcome.map_err(|error| match error.code() {
             Code::InvalidArgument | Code::NotFound | Code::PermissionDenied => Absence::Refused(error),
             Code::Unsupported | Code::NotAuthenticated => Absence::Refused(error),
@@ -335,9 +345,22 @@ fn changed(name: &str, welcome: &Welcome, size: u64) -> Error {
     Error::new(Code::Corrupt, message)
 }
 
-/// Says HELLO and takes the answer: a WELCOME, or the error with which the server refuses.
-fn greet(socket: OwnedFd, hello: &Hello, deadline: Instant) -> Result<(Connected, Result<Welcome>)> {
+/// Says HELLO and takes the answer: a WELCOME, or the error with which the server refuses. With TLS it is begun first,
+/// and the token said only inside.
+fn greet(
+    socket: OwnedFd,
+    hello: &Hello,
+    tls: Option<&ClientTls>,
+    deadline: Instant,
+) -> Result<(Connected, Result<Welcome>)> {
     let channel = Arc::new(Channel::new(socket, Duration::ZERO)?);
+    if let Some(tls) = tls {
+        tls.begin(&channel, deadline)?;
+        if let Some(token) = tls.token() {
+            let payload = Payload::Owned(Buffer::copy_of(token.as_bytes()));
+            channel.send(Packet::new(Header::new(Kind::Token, 0), payload))?;
+        }
+    }
     let mut incoming = Incoming::new();
     let payload = Payload::Owned(Buffer::copy_of(&hello.encode()));
     // The send may meet a refusal that is on its way already: what the server says counts.
@@ -348,6 +371,7 @@ fn greet(socket: OwnedFd, hello: &Hello, deadline: Instant) -> Result<(Connected
             sent?;
             return Err(Error::new(Code::Disconnected, "the server closed the connection without a word"));
         }
+        Err(error) if error.code() == Code::NotAuthenticated => return Err(error),
         Err(error) => return Err(sent.err().unwrap_or(error).context("greet the server")),
     };
     let mut payload = Buffer::new(header.payload as usize);

@@ -129,11 +129,10 @@ impl Seed {
     /// Connects to the seeder that a URL names.
     pub fn open(url: &str, options: &BackendOptions, leech: Leech) -> Result<Seed> {
         let location = Location::parse(url)?;
-        if !matches!(location.scheme(), "r3map" | "r3map+unix") {
+        if !matches!(location.scheme(), "r3map" | "r3maps" | "r3map+unix") {
             let message = format!("{url}: a region is leeched from the r3map:// of its seeder");
             return Err(Error::new(Code::Unsupported, message));
         }
-        check_options(url, options)?;
         let (route, export) = route(&location, options)?;
         Seed::start(url, route, &export, leech)
     }

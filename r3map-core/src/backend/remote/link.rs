@@ -123,7 +123,7 @@ impl Protocol for Client {
     }
 
     fn can_reconnect(&self) -> bool {
-        self.address.is_some()
+        self.way.is_some()
     }
 
     fn is_wanted(&self, role: u16) -> bool {

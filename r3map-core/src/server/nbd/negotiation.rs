@@ -6,7 +6,9 @@ use std::time::Instant;
 use super::{GREETING_TIME, Peer};
 use crate::buffer::Buffer;
 use crate::error::{Code, Error, Result};
-use crate::server::{Export, Inner};
+use crate::server::caller::Caller;
+use crate::server::{Export, Guest, Inner};
+use crate::tls::server::ServerTls;
 use crate::wire::channel::{Channel, Packet, Payload};
 use crate::wire::incoming::Incoming;
 use crate::wire::nbd::handshake::{
@@ -36,7 +38,11 @@ struct Negotiation<'a> {
     deadline: Instant,
     /// Whether several connections of this client are known to be its.
     is_known: bool,
-    admitted: Result<()>,
+    admitted: &'a Result<()>,
+    /// How the connection is secured, where it has to be.
+    tls: Option<&'a ServerTls>,
+    /// Who the client is.
+    caller: Caller,
     no_zeroes: bool,
     structured: bool,
     /// Of which export the client wants to know which bytes are zeros.
@@ -47,13 +53,8 @@ struct Negotiation<'a> {
 type Refusal = (u32, String);
 
 /// Answers options until an export is chosen; `None` if the client went away instead.
-pub fn negotiate(
-    server: &Inner,
-    channel: &Channel,
-    incoming: &mut Incoming,
-    peer: &Peer,
-    admitted: Result<()>,
-) -> Result<Option<Agreed>> {
+pub(super) fn negotiate(guest: &Guest, incoming: &mut Incoming, peer: &Peer) -> Result<Option<Agreed>> {
+    let channel = &guest.channel;
     let deadline = Instant::now() + GREETING_TIME;
     let mut greeting = Vec::with_capacity(18);
     greeting.extend(handshake::GREETING.to_be_bytes());
@@ -69,12 +70,14 @@ pub fn negotiate(
         no_zeroes: flags & u32::from(NO_ZEROES) != 0,
         structured: false,
         allocation: None,
-        server,
+        server: &guest.inner,
         channel,
         incoming,
         deadline,
         is_known: peer.process.is_some(),
-        admitted,
+        admitted: &guest.admitted,
+        tls: guest.tls.as_deref(),
+        caller: if guest.tls.is_some() { Caller::Unknown } else { Caller::Anyone },
     };
     negotiation.run()
 }
@@ -91,7 +94,14 @@ impl Negotiation<'_> {
                 self.reply(option, replies::TOO_BIG, b"an option has at most 64 KiB")?;
                 continue;
             };
-            if let (Err(error), false) = (&self.admitted, option == options::ABORT) {
+            if self.caller == Caller::Unknown && !matches!(option, options::STARTTLS | options::ABORT) {
+                if option == options::EXPORT_NAME {
+                    return Err(Error::new(Code::NotAuthenticated, "the client chose an export without TLS"));
+                }
+                self.reply(option, replies::TLS_REQUIRED, b"this server speaks TLS only")?;
+                continue;
+            }
+            if let (Err(error), false) = (self.admitted, option == options::ABORT) {
                 self.reply(option, replies::POLICY, error.message().as_bytes())?;
                 if matches!(option, options::GO | options::EXPORT_NAME) {
                     return Err(error.clone());
@@ -120,7 +130,15 @@ impl Negotiation<'_> {
                 }
                 options::STRUCTURED_REPLY => Err(invalid("STRUCTURED_REPLY has no data")),
                 options::LIST_META_CONTEXT | options::SET_META_CONTEXT => self.meta_context(option, &data)?,
-                options::STARTTLS => Err((replies::UNSUPPORTED, "this server speaks no TLS".to_owned())),
+                options::STARTTLS => match self.tls {
+                    None => Err((replies::UNSUPPORTED, "this server speaks no TLS".to_owned())),
+                    Some(_) if self.caller != Caller::Unknown => Err(invalid("TLS is spoken already")),
+                    Some(_) if !data.is_empty() => Err(invalid("STARTTLS has no data")),
+                    Some(tls) => {
+                        self.start_tls(tls)?;
+                        continue;
+                    }
+                },
                 _ => Err((replies::UNSUPPORTED, "this server does not know the option".to_owned())),
             };
             match outcome {
@@ -128,6 +146,23 @@ impl Negotiation<'_> {
                 Err((kind, why)) => self.reply(option, kind, why.as_bytes())?,
             }
         }
+    }
+
+    /// Goes over to TLS. Nothing that was said before counts: somebody else may have said it.
+    fn start_tls(&mut self, tls: &ServerTls) -> Result<()> {
+        if self.incoming.has(1) {
+            return Err(Error::new(
+                Code::NotAuthenticated,
+                "plain bytes came behind STARTTLS: somebody put them there",
+            ));
+        }
+        self.reply(options::STARTTLS, replies::ACK, &[])?;
+        while self.channel.is_backed_up() && !self.channel.is_stopped() {
+            self.channel.wait(false, Some(self.deadline))?;
+        }
+        self.caller = tls.begin(self.channel, self.deadline)?;
+        (self.structured, self.allocation) = (false, None);
+        Ok(())
     }
 
     /// The next option and its data, which is `None` if there is more of it than is taken in.
@@ -163,7 +198,11 @@ impl Negotiation<'_> {
         let only = exports.values().next().filter(|_| name.is_empty() && exports.len() == 1);
         // What is being seeded has no meaning to a client that knows no migration.
         let found = exports.get(name).or(only).filter(|export| export.seed.is_none()).cloned();
-        found.ok_or_else(|| (replies::UNKNOWN, format!("nothing is exported as {name:?}")))
+        let found = found.ok_or_else(|| (replies::UNKNOWN, format!("nothing is exported as {name:?}")))?;
+        match self.caller.check(name, &found.allow) {
+            Ok(()) => Ok(found),
+            Err(error) => Err((replies::POLICY, error.message().to_owned())),
+        }
     }
 
     fn agreed(&self, export: Arc<Export>) -> Agreed {
@@ -187,7 +226,9 @@ impl Negotiation<'_> {
             return Ok(Err(invalid("LIST has no data")));
         }
         let exports = self.server.exports.read().unwrap_or_else(|e| e.into_inner());
-        let plain = exports.iter().filter(|(_, export)| export.seed.is_none());
+        let plain = exports
+            .iter()
+            .filter(|(name, export)| export.seed.is_none() && self.caller.check(name, &export.allow).is_ok());
         let mut names: Vec<String> = plain.map(|(name, _)| name.clone()).collect();
         drop(exports);
         names.sort();
