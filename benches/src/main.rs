@@ -17,6 +17,7 @@ mod nbd;
 mod nbd_wire;
 mod slice;
 mod state;
+mod stores;
 mod tls;
 mod wan;
 
@@ -86,6 +87,9 @@ const FIGURES: &[Figure] = &[
     Figure { name: "copy: nbd -> memory / nbdcopy", goal: Goal::AtLeast(0.9), measure: nbd_wire::client },
     Figure { name: "grpc: server / Go's grpc, 256 KiB", goal: Goal::AtLeast(1.5), measure: grpc::server },
     Figure { name: "native / grpc, 256 KiB", goal: Goal::AtLeast(1.3), measure: grpc::native },
+    Figure { name: "redis: managed, sequential / redis-benchmark", goal: Goal::AtLeast(0.8), measure: stores::redis },
+    Figure { name: "http: managed, sequential / curl", goal: Goal::AtLeast(0.8), measure: stores::http },
+    Figure { name: "s3: managed, sequential / parallel curl", goal: Goal::AtLeast(0.8), measure: stores::s3 },
     Figure { name: "tls: 1 GiB tcp -> memory / in plain", goal: Goal::AtLeast(0.5), measure: tls::copied },
     Figure { name: "wan: read 256 MiB at 10 ms / at 0 ms", goal: Goal::AtLeast(0.9), measure: wan::read_10 },
     Figure { name: "wan: read 256 MiB at 30 ms / at 0 ms", goal: Goal::AtLeast(0.9), measure: wan::read_30 },

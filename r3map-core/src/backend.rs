@@ -17,15 +17,24 @@ use crate::url::Location;
 use crate::version::{Lineage, Version};
 
 mod blocking;
+#[cfg(feature = "chunks")]
+mod chunked;
 pub mod dir;
 pub mod file;
+#[cfg(feature = "http")]
+mod http;
 mod link;
 pub mod memory;
 pub mod nbd;
+mod parts;
 mod pool;
+#[cfg(feature = "redis")]
+mod redis;
 pub mod remote;
 #[cfg(any(feature = "grpc", feature = "frpc", feature = "panrpc"))]
 pub mod rpc;
+#[cfg(feature = "s3")]
+mod s3;
 
 /// How many bytes of one blocking call are under way at once: a chunk always may be.
 const FLIGHT: usize = 128 << 20;
@@ -481,6 +490,12 @@ pub fn open(url: &str, options: &BackendOptions) -> Result<Arc<dyn Backend>> {
         "frpc" | "frpc+unix" => Ok(Arc::new(rpc::Rpc::open(&location, options)?)),
         #[cfg(feature = "panrpc")]
         "panrpc" | "panrpc+unix" => Ok(Arc::new(rpc::Rpc::open(&location, options)?)),
+        #[cfg(feature = "redis")]
+        "redis" | "rediss" | "redis+cluster" => Ok(Arc::new(redis::Redis::open(&location, options)?)),
+        #[cfg(feature = "http")]
+        "http" | "https" => Ok(Arc::new(http::Http::open(&location, options)?)),
+        #[cfg(feature = "s3")]
+        "s3" => s3::open(&location, options),
         other => Err(crate::url::unknown_scheme(other)),
     }
 }

@@ -68,7 +68,7 @@ impl Copy {
     pub fn open(from: &str, to: &str, options: &BackendOptions) -> Result<Copy> {
         let target = Location::parse(to)?;
         let source = backend::open(from, options)?;
-        let (target, fresh) = open_target(&target, source.info(), options)?;
+        let (target, fresh) = open_target(to, &target, source.info(), options)?;
         Ok(Copy { target_is_zero: fresh, ..Copy::between(source, target)? })
     }
 
@@ -280,29 +280,36 @@ fn piece(from: &Info, to: &Info) -> u64 {
 }
 
 /// Opens the target at the source's size, creating it if it is missing; says whether it is known to be zero.
-fn open_target(location: &Location, from: &Info, options: &BackendOptions) -> Result<(Arc<dyn Backend>, bool)> {
-    let to = location.as_str();
+fn open_target(
+    to: &str,
+    location: &Location,
+    from: &Info,
+    options: &BackendOptions,
+) -> Result<(Arc<dyn Backend>, bool)> {
     // What is there already is asked for its size once it is open.
     let (create, is_zero) = match location.scheme() {
         "memory" => (true, true),
         // Zeros cost a directory nothing: it need not be known to have none but those.
         "dir" => (!location.file_path()?.exists(), false),
+        // They do not say their size, so the URL has to.
+        "redis" | "rediss" | "redis+cluster" | "s3" => (true, false),
         "file" => {
             let path = location.file_path()?;
-            gives_size(location, from, &["size"])?;
+            location.parameters(&["size"])?;
+            gives_size(location, from)?;
             match OpenOptions::new().write(true).create_new(true).open(&path) {
                 Ok(file) => {
                     file.set_len(from.size)
-                        .map_err(|error| Error::io(format!("give {to} {} bytes", from.size), error))?;
+                        .map_err(|error| Error::io(format!("give {} {} bytes", location.as_str(), from.size), error))?;
                     (true, true)
                 }
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => (false, false),
-                Err(error) => return Err(Error::io(format!("create {to}"), error)),
+                Err(error) => return Err(Error::io(format!("create {}", location.as_str()), error)),
             }
         }
         _ => (false, false),
     };
-    if !create || gives_size(location, from, &["size", "chunk"])? {
+    if !create || gives_size(location, from)? {
         return Ok((backend::open(to, options)?, is_zero));
     }
     let separator = if to.contains('?') { '&' } else { '?' };
@@ -310,8 +317,8 @@ fn open_target(location: &Location, from: &Info, options: &BackendOptions) -> Re
 }
 
 /// Whether the target's URL gives a size; an error if that is not the source's.
-fn gives_size(location: &Location, from: &Info, known: &[&str]) -> Result<bool> {
-    match location.parameters(known)?.size("size")? {
+fn gives_size(location: &Location, from: &Info) -> Result<bool> {
+    match location.any_parameters()?.size("size")? {
         Some(size) if size != from.size => Err(other_size(from, location.as_str(), size)),
         size => Ok(size.is_some()),
     }

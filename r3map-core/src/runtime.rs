@@ -6,6 +6,8 @@ use std::io;
 use once_cell::sync::OnceCell;
 use tokio::runtime::{Builder, Handle, Runtime};
 
+#[cfg(feature = "chunks")]
+use crate::cancel::{Limit, Waiter};
 use crate::error::{Code, Error, Result};
 use crate::thread::{self, Process};
 
@@ -28,6 +30,20 @@ pub(crate) fn handle() -> Result<Handle> {
         return Err(Error::new(Code::Closed, message));
     }
     Ok(shared.runtime.handle().clone())
+}
+
+/// Runs `work` there and waits for its outcome within the bound; what goes on past that is dropped.
+#[cfg(feature = "chunks")]
+pub(crate) fn wait<T: Send + 'static>(
+    limit: &Limit,
+    what: &str,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    let (waiter, notifier) = Waiter::new();
+    let task = handle()?.spawn(async move { notifier.notify(work.await) });
+    let outcome = waiter.wait(limit, what);
+    task.abort();
+    outcome?
 }
 
 fn start() -> io::Result<Shared> {

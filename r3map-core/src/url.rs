@@ -1,10 +1,12 @@
 //! Locations: URLs of backends, sizes as people write them, and help for the ones mistyped.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use url::Url;
 
 use crate::error::{Code, Error, Result};
+use crate::options::Secret;
 
 /// The schemes this build opens.
 pub const SCHEMES: &[&str] = &[
@@ -33,6 +35,18 @@ pub const SCHEMES: &[&str] = &[
     "nbds",
     #[cfg(feature = "tls")]
     "nbds+unix",
+    #[cfg(feature = "redis")]
+    "redis",
+    #[cfg(feature = "redis")]
+    "rediss",
+    #[cfg(feature = "redis")]
+    "redis+cluster",
+    #[cfg(feature = "http")]
+    "http",
+    #[cfg(feature = "http")]
+    "https",
+    #[cfg(feature = "s3")]
+    "s3",
 ];
 
 /// The features of the package that a build without them lacks, and the schemes of each.
@@ -45,13 +59,28 @@ const FEATURES: &[(&str, &[&str])] = &[
     ("panrpc", &["panrpc", "panrpc+unix"]),
     #[cfg(not(feature = "tls"))]
     ("tls", &["r3maps", "nbds", "nbds+unix"]),
+    #[cfg(not(feature = "redis"))]
+    ("redis", WITH_PASSWORD),
+    #[cfg(not(feature = "http"))]
+    ("http", &["http", "https"]),
+    #[cfg(not(feature = "s3"))]
+    ("s3", &["s3"]),
 ];
 
+/// The schemes whose URLs may hold a user and password.
+const WITH_PASSWORD: &[&str] = &["redis", "rediss", "redis+cluster"];
+
 /// A parsed URL of a backend.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Location {
     url: Url,
     text: String,
+}
+
+impl fmt::Debug for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Location").field(&self.text).finish()
+    }
 }
 
 fn invalid(message: String) -> Error {
@@ -61,23 +90,24 @@ fn invalid(message: String) -> Error {
 impl Location {
     /// Parses a URL; the error says what is wrong with it.
     pub fn parse(text: &str) -> Result<Location> {
+        let shown = shown(text);
         let url = Url::parse(text).map_err(|error| match text.split_once(':') {
-            None => invalid(format!("{text:?} is not a URL: it has no scheme; one of {}", SCHEMES.join(" "))),
-            Some(_) => invalid(format!("{text:?} is not a URL: {error}")),
+            None => invalid(format!("{shown:?} is not a URL: it has no scheme; one of {}", SCHEMES.join(" "))),
+            Some(_) => invalid(format!("{shown:?} is not a URL: {error}")),
         })?;
         if !SCHEMES.contains(&url.scheme()) {
             return Err(unknown_scheme(url.scheme()));
         }
-        if url.password().is_some() {
+        if url.password().is_some() && !WITH_PASSWORD.contains(&url.scheme()) {
             return Err(invalid(format!(
                 "a {} URL takes no password: secrets come from options or files",
                 url.scheme()
             )));
         }
         if url.fragment().is_some() {
-            return Err(invalid(format!("{text:?}: a URL of a backend has no #fragment; write %23 for a #")));
+            return Err(invalid(format!("{shown:?}: a URL of a backend has no #fragment; write %23 for a #")));
         }
-        Ok(Location { text: text.to_owned(), url })
+        Ok(Location { text: shown, url })
     }
 
     /// The scheme, such as `file`.
@@ -85,9 +115,30 @@ impl Location {
         self.url.scheme()
     }
 
-    /// The URL as it was given; it holds no secret.
+    /// The URL as it was given, but for a password: it holds no secret, and may not open what it was given for.
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// The URL with all that it holds, which belongs in no message.
+    pub fn raw(&self) -> &Url {
+        &self.url
+    }
+
+    /// The user, if one is named.
+    pub fn username(&self) -> Result<Option<String>> {
+        let name = self.url.username();
+        if name.is_empty() { Ok(None) } else { self.text_of(name, "user").map(Some) }
+    }
+
+    /// The password, if there is one. It belongs in no message.
+    pub fn password(&self) -> Result<Option<Secret>> {
+        let decoded = |password| self.text_of(password, "password").map(Secret::from);
+        self.url.password().map(decoded).transpose()
+    }
+
+    fn text_of(&self, encoded: &str, what: &str) -> Result<String> {
+        String::from_utf8(decode(encoded)).map_err(|_| invalid(format!("{}: the {what} is not UTF-8", self.text)))
     }
 
     /// The host and port, the port being `default` unless it was given.
@@ -123,22 +174,26 @@ impl Location {
 
     /// The path without its first slash, with its percent signs decoded, for schemes whose path is a name.
     pub fn name(&self) -> Result<String> {
-        let path = decode(self.url.path());
-        String::from_utf8(path.strip_prefix(b"/").unwrap_or(&path).to_vec())
-            .map_err(|_| invalid(format!("{}: the name is not UTF-8", self.text)))
+        let path = self.url.path();
+        self.text_of(path.strip_prefix('/').unwrap_or(path), "name")
     }
 
     /// The parameters after `?`, all of which must be in `known`.
     pub fn parameters(&self, known: &[&str]) -> Result<Parameters> {
+        let parameters = self.any_parameters()?;
+        match parameters.pairs.iter().find(|(key, _)| !known.contains(&key.as_str())) {
+            None => Ok(parameters),
+            Some((key, _)) => {
+                let nearest = nearest(key, known, "takes no parameters");
+                Err(invalid(format!("{}: unknown parameter {key:?}{nearest}", self.text)))
+            }
+        }
+    }
+
+    /// The parameters after `?`, whether the scheme knows them or not.
+    pub fn any_parameters(&self) -> Result<Parameters> {
         let mut pairs: Vec<(String, String)> = Vec::new();
         for (key, value) in self.url.query_pairs() {
-            if !known.contains(&key.as_ref()) {
-                return Err(invalid(format!(
-                    "{}: unknown parameter {key:?}{}",
-                    self.text,
-                    nearest(&key, known, "takes no parameters")
-                )));
-            }
             if pairs.iter().any(|(earlier, _)| *earlier == key) {
                 return Err(invalid(format!("{}: parameter {key:?} is given twice", self.text)));
             }
@@ -164,6 +219,34 @@ impl Parameters {
     pub fn size(&self, key: &str) -> Result<Option<u64>> {
         let parse = |value| parse_size(value).map_err(|error| error.context(format!("{}: {key}", self.text)));
         self.get(key).map(parse).transpose()
+    }
+
+    /// The value of a parameter that is `true` or, by default, `false`.
+    pub fn flag(&self, key: &str) -> Result<bool> {
+        match self.get(key) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(other) => Err(invalid(format!("{}: {key} is true or false, not {other:?}", self.text))),
+        }
+    }
+}
+
+/// A URL as it may be shown: what stands between a user's name and the host is left out, also where the URL is
+/// mistyped; and the query of a web server's, which may hold a signature.
+fn shown(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    if let ("http" | "https", Some((before, _))) = (scheme.to_ascii_lowercase().as_str(), rest.split_once('?')) {
+        return shown(&format!("{scheme}://{before}"));
+    }
+    // A password with an unescaped / or ? is one all the same, where passwords are at home.
+    let end = match WITH_PASSWORD.contains(&scheme.to_ascii_lowercase().as_str()) {
+        true => rest.len(),
+        false => rest.find(['/', '?', '#']).unwrap_or(rest.len()),
+    };
+    let Some(at) = rest[..end].rfind('@') else { return text.to_owned() };
+    match rest[..at].split_once(':') {
+        Some((user, _)) => format!("{scheme}://{user}:…{}", &rest[at..]),
+        None => text.to_owned(),
     }
 }
 
@@ -275,5 +358,30 @@ mod tests {
         let v6 = Location::parse("r3map://[::1]:5/x").unwrap();
         assert_eq!(v6.host_and_port(7070).unwrap(), ("::1".to_owned(), 5));
         assert!(Location::parse("r3map://u:secret@h/x").unwrap_err().message().contains("no password"));
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        for (given, shown) in [
+            ("redis://u:secret@h/0?size=1", "redis://u:…@h/0?size=1"),
+            ("redis://:secret@h:1", "redis://:…@h:1"),
+            ("rediss://u:se/cr?et@@h/0", "rediss://u:…@h/0"),
+            ("r3map://u:secret@h:x/y", "r3map://u:…@h:x/y"),
+            ("s3://bucket/a:b@c", "s3://bucket/a:b@c"),
+            ("redis://h/0?key=a", "redis://h/0?key=a"),
+            ("https://h/a?signature=secret", "https://h/a"),
+            ("https://h/a?signature=secret", "https://h/a"),
+        ] {
+            assert_eq!(super::shown(given), shown);
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "redis")]
+    fn a_url_that_may_hold_a_password_keeps_it_to_itself() {
+        let location = Location::parse("redis://me%40home:se%2Fcret@h/1?size=1").unwrap();
+        assert_eq!(location.username().unwrap().as_deref(), Some("me@home"));
+        assert_eq!(location.password().unwrap().unwrap().reveal(), "se/cret");
+        assert!(!format!("{location:?} {}", location.as_str()).contains("cret"));
     }
 }

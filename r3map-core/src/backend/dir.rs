@@ -16,6 +16,7 @@ use nix::sys::stat::Mode;
 
 use crate::backend::file::File;
 use crate::backend::memory::punch;
+use crate::backend::parts::{CHUNKS, Part, parts, transfer_unit};
 use crate::backend::{Backend, Info};
 use crate::buffer::Buffer;
 use crate::error::{Code, Error, Result};
@@ -28,8 +29,6 @@ mod chunks;
 mod record;
 
 const DEFAULT_CHUNK: u64 = 64 << 10;
-/// Chunks that can be stored: the Go library took any size, so powers of two are not asked for.
-const CHUNKS: std::ops::RangeInclusive<u64> = 512..=1 << 30;
 /// How many names of a directory without a record are looked at when it is opened.
 const GLANCE: usize = 256;
 
@@ -75,7 +74,7 @@ impl Directory {
             Some(record) => wanted.agree(record)?,
             None => wanted.found(&path, &directory, read_only)?,
         };
-        let chunk_size = chunk.next_power_of_two().clamp(4 << 10, 32 << 20) as u32;
+        let chunk_size = transfer_unit(chunk);
         let identity = Some(File::identity_of(&directory, name)?);
         let info = Info { read_only, chunk_size, identity, ..Info::local(name, size) };
         Ok(Directory {
@@ -83,19 +82,6 @@ impl Directory {
             home: Home::beside(&path),
             info,
             chunk,
-        })
-    }
-
-    /// The parts of a range by chunk: the chunk's offset, where in the chunk, and how long.
-    fn parts(&self, offset: u64, length: u64) -> impl Iterator<Item = (u64, u64, u64)> + use<> {
-        let (chunk, end) = (self.chunk, offset + length);
-        let mut at = offset;
-        std::iter::from_fn(move || {
-            let within = at % chunk;
-            let part = (chunk - within).min(end - at);
-            let found = (part > 0).then_some((at - within, within, part));
-            at += part;
-            found
         })
     }
 
@@ -196,7 +182,7 @@ impl Backend for Directory {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
         self.info.check(offset, buffer.len() as u64)?;
         let mut rest = buffer;
-        for (chunk, within, length) in self.parts(offset, rest.len() as u64) {
+        for Part { chunk, within, length } in parts(self.chunk, offset, rest.len() as u64) {
             let (part, after) = rest.split_at_mut(length as usize);
             match self.chunks.existing(chunk)? {
                 None => part.fill(0),
@@ -210,7 +196,7 @@ impl Backend for Directory {
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
         self.check_write(offset, data.len() as u64)?;
         let mut rest = data;
-        for (chunk, within, length) in self.parts(offset, data.len() as u64) {
+        for Part { chunk, within, length } in parts(self.chunk, offset, data.len() as u64) {
             let (part, after) = rest.split_at(length as usize);
             self.chunks.write(&*self.chunks.writable(chunk)?, part, within)?;
             rest = after;
@@ -220,7 +206,7 @@ impl Backend for Directory {
 
     fn zero_at(&self, offset: u64, length: u64) -> Result<()> {
         self.check_write(offset, length)?;
-        for (chunk, within, length) in self.parts(offset, length) {
+        for Part { chunk, within, length } in parts(self.chunk, offset, length) {
             if within == 0 && length == self.chunk.min(self.info.size - chunk) {
                 self.chunks.remove(chunk)?;
             } else if self.chunks.existing(chunk)?.is_some() {

@@ -31,42 +31,56 @@ impl Drop for Scratch {
     }
 }
 
-/// A kind of store: how its URL reads in a scratch directory, and whether another opening finds its bytes.
+/// A kind of store: how its URL reads for a fresh region in a scratch directory, or one named like it, and whether
+/// another opening finds its bytes.
 pub struct Kind {
-    pub name: &'static str,
-    pub url: fn(&Path, u64) -> String,
+    pub name: String,
+    pub url: Box<Named>,
     pub keeps: bool,
+    /// By how much the long tests are shortened.
+    pub slowness: u32,
+}
+
+type Named = dyn Fn(&Path, u64) -> String;
+
+impl Kind {
+    pub fn new(name: &str, keeps: bool, url: impl Fn(&Path, u64) -> String + 'static) -> Kind {
+        Kind { name: name.to_owned(), url: Box::new(url), keeps, slowness: 1 }
+    }
+
+    /// A store whose every request costs so much that long tests do a share of what they do elsewhere.
+    pub fn slow(self) -> Kind {
+        Kind { slowness: 20, ..self }
+    }
 }
 
 /// Every kind that runs without a server. A new backend joins by a line here.
-pub const KINDS: &[Kind] = &[
-    Kind { name: "memory", url: |_, size| format!("memory:?size={size}"), keeps: false },
-    Kind { name: "file", url: |at, size| format!("file://{}/file?size={size}", at.display()), keeps: true },
-    Kind { name: "dir", url: |at, size| format!("dir://{}/dir?size={size}", at.display()), keeps: true },
-    Kind {
-        name: "dir of odd chunks",
-        url: |at, size| format!("dir://{}/odd?size={size}&chunk=5000", at.display()),
-        keeps: true,
-    },
-];
+pub fn local() -> Vec<Kind> {
+    vec![
+        Kind::new("memory", false, |_, size| format!("memory:?size={size}")),
+        Kind::new("file", true, |at, size| format!("file://{}/file?size={size}", at.display())),
+        Kind::new("dir", true, |at, size| format!("dir://{}/dir?size={size}", at.display())),
+        Kind::new("dir of odd chunks", true, |at, size| format!("dir://{}/odd?size={size}&chunk=5000", at.display())),
+    ]
+}
 
 pub fn open(url: &str) -> Result<Arc<dyn Backend>> {
     backend::open(url, &BackendOptions::default())
 }
 
 /// A store of one kind in a directory of its own.
-pub struct Store {
-    pub kind: &'static Kind,
+pub struct Store<'a> {
+    pub kind: &'a Kind,
     scratch: Scratch,
     size: u64,
 }
 
 /// A store of each kind and that size.
-pub fn stores(size: u64) -> impl Iterator<Item = Store> {
-    KINDS.iter().map(move |kind| Store { kind, scratch: Scratch::new(), size })
+pub fn stores(kinds: &[Kind], size: u64) -> impl Iterator<Item = Store<'_>> {
+    kinds.iter().map(move |kind| Store { kind, scratch: Scratch::new(), size })
 }
 
-impl Store {
+impl Store<'_> {
     pub fn open(&self) -> Arc<dyn Backend> {
         open(&(self.kind.url)(self.scratch.path(), self.size)).unwrap()
     }
