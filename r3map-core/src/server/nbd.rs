@@ -1,7 +1,7 @@
 //! Exports as any NBD client sees them.
 //!
 //! A connection has a thread, which takes its requests; whoever has an answer sends it. All bytes go through the
-//! [`Channel`] and what reads from it; encryption lies below those, and begins where STARTTLS is answered.
+//! [`Channel`](crate::wire::channel::Channel) and what reads from it; encryption lies below those, and begins where STARTTLS is answered.
 
 use std::sync::Arc;
 use std::time::Duration;
