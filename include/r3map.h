@@ -407,7 +407,8 @@ void r3map_mount_options_set_pull(r3map_mount_options *options, uint32_t pull);
 
 // A file that r3map_mount_trace_save wrote: what it names is pulled in its order, after the ranges to pull first and before
 // all else; where `pull` is demand nothing else is pulled by itself.
-void r3map_mount_options_set_trace(r3map_mount_options *options, const char *path);
+void r3map_mount_options_set_trace(r3map_mount_options *options,
+                                   const char *path);
 
 // Adds a range to pull first: of several, that of the highest priority.
 void r3map_mount_options_add_pull_range(r3map_mount_options *options,
@@ -573,7 +574,9 @@ r3map_error *r3map_mount_prefetch(r3map_mount *mount, uint64_t offset, uint64_t 
 
 // Keeps the order in which pages were accessed for the first time in a file, which is replaced whole, for
 // r3map_mount_options_set_trace of a later mount. Of a slice by userfaultfd only what was not here when it was touched counts.
-r3map_error *r3map_mount_trace_save(r3map_mount *mount, const char *path, r3map_cancel *cancel);
+r3map_error *r3map_mount_trace_save(r3map_mount *mount,
+                                    const char *path,
+                                    r3map_cancel *cancel);
 
 // The parts of a range that are not here, in order. `count` is how many there are; as many as `capacity` allows are
 // written to `ranges`, which may be NULL where `capacity` is 0. With more than that, ask again with a larger array,
@@ -670,7 +673,8 @@ void r3map_server_options_set(r3map_server_options *options,
 
 // What the server speaks with its clients: "r3map" (the default), "nbd" for NBD clients of all kinds, or "grpc" as the
 // Go library r3map does, which names no exports: such a server has one.
-void r3map_server_options_set_protocol(r3map_server_options *options, const char *name);
+void r3map_server_options_set_protocol(r3map_server_options *options,
+                                       const char *name);
 
 // Frees options; servers made with them are not touched.
 void r3map_server_options_free(r3map_server_options *options);

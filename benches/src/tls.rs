@@ -36,7 +36,7 @@ pub fn copied() -> Measured {
     let copy = |url: &str, options: &BackendOptions| {
         let source = backend::open(url, options).unwrap();
         let target = backend::open(&format!("memory:?size={SIZE}"), &BackendOptions::default()).unwrap();
-        time(|| drop(Copy::between(source, target).unwrap().run(None).unwrap()))
+        time(|| Copy::between(source, target).unwrap().run(None).unwrap())
     };
     speed(SIZE, || copy(&by_tls, &known), || copy(&in_plain, &BackendOptions::default()))
 }
