@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use once_cell::sync::OnceCell;
 
-use crate::backend::{self, Backend, BackendOptions, Completion, Extent, Info, Operation, Request, remote};
+use crate::backend::{self, Backend, Completion, Extent, Info, Operation, Request};
 use crate::cancel::{Cancel, Limit};
-use crate::device::{self, Attach, Device, Kind, View, cannot_give};
+use crate::device::{Device, Kind, View};
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Events};
 use crate::gate::Gate;
@@ -19,19 +19,20 @@ use crate::mount::cache::Cache;
 use crate::mount::direct::Direct;
 use crate::mount::leeched::Leeched;
 use crate::mount::managed::Managed;
+use crate::mount::opening::Opened;
 use crate::mount::seeding::Seeding;
-use crate::mount::settled::Settled;
-use crate::options::{DeviceChoice, Mode, MountOptions, Pull};
-use crate::region::Paged;
+use crate::options::MountOptions;
 use crate::stats::{Counters, Stats};
 use crate::thread::Process;
 
+mod attaching;
 mod backlog;
 mod cache;
 pub mod direct;
 mod leeched;
 mod looks;
 pub mod managed;
+mod opening;
 mod puller;
 mod pusher;
 pub(crate) mod seeding;
@@ -87,95 +88,6 @@ impl Mount {
     /// Mounts a backend, which stays open when the mount is closed. No device exists until one is asked for.
     pub fn open(backend: Arc<dyn Backend>, options: MountOptions) -> Result<Mount> {
         Mount::over(backend, options, Opened::default())
-    }
-
-    fn over(backend: Arc<dyn Backend>, options: MountOptions, opened: Opened) -> Result<Mount> {
-        options.check()?;
-        if options.prepare.is_some() || options.overwrite {
-            return Err(Error::new(Code::InvalidArgument, "prepare and overwrite are for a leecher"));
-        }
-        let info = backend.info().clone();
-        let is_managed = match options.mode {
-            Mode::Auto => info.managed_by_default || options.cache.is_some(),
-            Mode::Managed => true,
-            Mode::Direct => false,
-        };
-        if options.cache.is_some() && !is_managed {
-            return Err(Error::new(Code::InvalidArgument, "cache: a direct mount keeps nothing: use mode=managed"));
-        }
-        if options.offline && !cache::is_in_a_file(options.cache.as_deref())? {
-            return Err(Error::new(Code::InvalidArgument, "offline: needs a cache in a file: say cache=file:///…"));
-        }
-        if options.trace.is_some() && !is_managed {
-            return Err(Error::new(
-                Code::InvalidArgument,
-                "trace: a direct mount pulls nothing by itself: use mode=managed",
-            ));
-        }
-        // One that is away has the lease before it is written to.
-        if !info.read_only && !options.read_only && !opened.is_away {
-            backend.claim(&Limit::within(options.deadline))?;
-        }
-        // What was given away opens all the same, to be seeded again: somebody may still need bytes of it.
-        let is_given = backend.home().map_or(Ok(false), |home| home.is_given())?;
-        if !is_given {
-            backend::check_home(&*backend)?;
-        }
-        let mounted = Mount::assemble(backend.clone(), options, is_managed, opened);
-        let mounted = mounted.inspect_err(|_| backend.release())?;
-        if is_given {
-            tracing::warn!(name = mounted.inner.info.name, "the region was given to another host: the mount is fenced");
-            mounted.inner.gate.refuse(Code::Fenced);
-        }
-        Ok(mounted)
-    }
-
-    fn assemble(backend: Arc<dyn Backend>, options: MountOptions, is_managed: bool, opened: Opened) -> Result<Mount> {
-        let info = backend.info().clone();
-        let Opened { events, owns_backend, .. } = opened;
-        let info = Info { read_only: info.read_only || options.read_only, ..info };
-        let info = Info { chunk_size: options.chunk_size.unwrap_or(info.chunk_size), ..info };
-        let info = Info { local: info.local && !is_managed, ..info };
-        let managed = match is_managed {
-            false => None,
-            true => {
-                let cache = open_cache(&backend, &options, events.clone())?;
-                let managed = match cache.clone() {
-                    Some(cache) => Managed::caching(backend.clone(), cache, events.clone(), &options),
-                    None => Managed::new(backend.clone(), cache::in_memory(info.size)?, events.clone(), &options),
-                };
-                let started = managed.map(Arc::new).and_then(|managed| managed.start().map(|()| managed));
-                Some(started.inspect_err(|_| cache.iter().for_each(|cache| cache.undo()))?)
-            }
-        };
-        let direct = managed.is_none().then(|| Arc::new(Direct::new(backend.clone(), options.read_only)));
-        let (region, below): (Arc<dyn Backend>, Arc<dyn Backend>) = match (&managed, &direct) {
-            (Some(managed), _) => (managed.clone(), managed.clone()),
-            (None, Some(direct)) => (direct.clone(), backend.clone()),
-            (None, None) => unreachable!("a mount is managed or direct"),
-        };
-        Ok(Mount {
-            inner: Arc::new(Inner {
-                process: Process::current(),
-                info,
-                options,
-                gate: Gate::default(),
-                counters: Counters::default(),
-                events,
-                backend,
-                owns_backend,
-                region,
-                direct,
-                managed,
-                below,
-                sliced: OnceCell::new(),
-                device: OnceCell::new(),
-                fenced: OnceCell::new(),
-                seeding: Seeding::default(),
-                leeched: None,
-            }),
-            cancel: None,
-        })
     }
 
     /// The same mount, each of whose calls through this handle ends with `cancelled` once `cancel` is
@@ -433,33 +345,6 @@ impl Mount {
     }
 }
 
-/// What is known of a backend that a mount is over.
-#[derive(Default)]
-struct Opened {
-    /// Whether it was opened for this mount alone.
-    owns_backend: bool,
-    /// Whether its server was away.
-    is_away: bool,
-    /// What happened to it so far.
-    events: Arc<Events>,
-}
-
-/// The cache that the options name, for this backend; `None` for one in memory.
-fn open_cache(backend: &Arc<dyn Backend>, options: &MountOptions, events: Arc<Events>) -> Result<Option<Arc<Cache>>> {
-    let url = options.cache.as_deref();
-    if !cache::is_in_a_file(url)? {
-        return Ok(None);
-    }
-    let lineage = backend.lineage(&Limit::within(options.deadline))?;
-    let wanted = cache::Wanted { info: backend.info(), lineage, trust: options.cache_trust, events };
-    let cache = Cache::open(url, &wanted)?;
-    let may_write = !backend.info().read_only && !options.read_only;
-    if let Some(lineage) = lineage.filter(|_| may_write || options.offline) {
-        backend.hold(lineage.version);
-    }
-    Ok(cache)
-}
-
 impl Inner {
     /// The device that is attached, if one is.
     #[inline]
@@ -534,105 +419,6 @@ impl Inner {
             Code::Unsupported,
             format!("{what}: a direct mount of {} keeps nothing here: use mode=managed", self.info.name),
         ))
-    }
-
-    /// Attaches the device that was chosen, or the first that can give this view; the error says what each
-    /// would need.
-    fn attach(&self, view: View) -> Result<Arc<dyn Device>> {
-        let kind = match self.options.device {
-            DeviceChoice::Nbd(_) => Some(Kind::Nbd),
-            DeviceChoice::Userfaultfd | DeviceChoice::UserfaultfdUserMode => Some(Kind::Userfaultfd),
-            DeviceChoice::Fuse => Some(Kind::Fuse),
-            DeviceChoice::Auto => None,
-        };
-        if view == View::Slice && self.info.managed_runtime {
-            return Err(Error::new(
-                Code::Unsupported,
-                "a slice over a backend written in Go or Python could wait for itself: use read_at and write_at, \
-                 or serve the backend from another process and mount that",
-            ));
-        }
-        if let Some(kind) = kind {
-            if !kind.gives(view) {
-                return Err(cannot_give(kind, view));
-            }
-            return self.attach_kind(kind);
-        }
-        let mut refused = Vec::new();
-        for kind in Kind::ALL.into_iter().filter(|kind| kind.gives(view)) {
-            if kind == Kind::Nbd && view != View::Slice && self.info.size % 4096 != 0 {
-                refused.push("nbd: the size is no multiple of 4096, which a block device would round up".to_owned());
-                continue;
-            }
-            // A slice that is read-only needs less than the probe asks for, and attaching says what is missing.
-            let probed = if kind == Kind::Userfaultfd { Ok(()) } else { kind.probe() };
-            match probed.and_then(|()| self.attach_kind(kind)) {
-                Ok(device) => {
-                    tracing::info!(device = %kind, refused = refused.join("; "), "attached");
-                    return Ok(device);
-                }
-                Err(error) => refused.push(format!("{kind}: {error}")),
-            }
-        }
-        Err(Error::new(Code::NoDevice, format!("no device can give a {view} here: {}", refused.join("; "))))
-    }
-
-    fn attach_kind(&self, kind: Kind) -> Result<Arc<dyn Device>> {
-        let path = match (kind, &self.options.device) {
-            (Kind::Nbd, DeviceChoice::Nbd(path)) => path.clone(),
-            (Kind::Fuse, _) => self.options.at.clone(),
-            _ => None,
-        };
-        let how = Attach {
-            name: self.info.name.clone(),
-            read_only: self.info.read_only,
-            path,
-            read_ahead: self.options.read_ahead.or((self.options.pull == Pull::Demand).then_some(0)),
-            deadline: self.options.deadline,
-        };
-        match kind {
-            Kind::Nbd => device::nbd::attach(self.flushed_region(), &how),
-            Kind::Fuse => device::fuse::attach(self.flushed_region(), &how),
-            Kind::Userfaultfd => {
-                let user_mode = self.options.device == DeviceChoice::UserfaultfdUserMode;
-                device::userfaultfd::attach(self.pages_of_slice()?.clone(), user_mode, &how)
-            }
-        }
-    }
-
-    /// What a kernel device reads, writes and flushes.
-    fn flushed_region(&self) -> Arc<dyn Backend> {
-        match (&self.managed, self.cache()) {
-            (Some(managed), Some(cache)) => Arc::new(Settled::new(managed.clone(), cache.clone())),
-            _ => self.region.clone(),
-        }
-    }
-
-    /// The pages behind a slice of userfaultfd: the mount's own where they are kept in memory, else pages of
-    /// its own over what the mount has.
-    fn pages_of_slice(&self) -> Result<&Arc<Managed>> {
-        if let Some(managed) = self.managed.as_ref().filter(|managed| managed.can_be_mapped()) {
-            return Ok(managed);
-        }
-        let make = || {
-            let quiet = MountOptions {
-                pull: Pull::Demand,
-                trace: None,
-                push_interval: Duration::ZERO,
-                read_only: self.info.read_only,
-                ..self.options.clone()
-            };
-            let store = cache::in_memory(self.info.size)?;
-            Ok(Arc::new(Managed::new(self.below.clone(), store, self.events.clone(), &quiet)?))
-        };
-        // Whoever tracks this mount's writes is told of the slice's from the first on.
-        self.seeding.tracked(|tracker| {
-            self.sliced.get_or_try_init(make).inspect(|sliced| {
-                if let Some(tracker) = tracker {
-                    sliced.pages().marks().join(tracker);
-                }
-            })
-        })
     }
 
     fn detach(&self) -> Result<()> {
@@ -717,40 +503,5 @@ impl Backend for Mount {
 
     fn close(&self) -> Result<()> {
         Mount::close(self)
-    }
-}
-
-impl MountOptions {
-    /// Mounts a backend with these options.
-    pub fn open(self, backend: Arc<dyn Backend>) -> Result<Mount> {
-        Mount::open(backend, self)
-    }
-
-    /// Opens the backend that a URL names and mounts it; closing the mount closes it.
-    pub fn open_url(self, url: &str, options: &BackendOptions) -> Result<Mount> {
-        let opened = Opened { owns_backend: true, ..Opened::default() };
-        let error = match backend::open(url, options) {
-            Ok(backend) => return Mount::over(backend, self, opened),
-            Err(error) => error,
-        };
-        let answered = matches!(
-            error.code(),
-            Code::InvalidArgument | Code::Unsupported | Code::PermissionDenied | Code::NotAuthenticated | Code::Corrupt
-        );
-        if !self.offline || answered {
-            return Err(error);
-        }
-        let known = cache::known(self.cache.as_deref())?;
-        let ear = {
-            let events = opened.events.clone();
-            move |away: Option<Error>| match away {
-                Some(cause) => events.away(cause),
-                None => events.back(),
-            }
-        };
-        let backend = remote::open_away(url, options, &known.facts(self.read_only), Box::new(ear))?;
-        tracing::info!(%error, "the remote is away: the mount begins with its cache");
-        opened.events.away(error);
-        Mount::over(backend, self, Opened { is_away: true, ..opened })
     }
 }

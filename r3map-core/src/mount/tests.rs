@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use super::*;
 use crate::backend::BackendOptions;
 use crate::mount::seeding::Seeded;
+use crate::options::{DeviceChoice, Mode};
 use crate::page::PAGE;
 use crate::skip;
 
