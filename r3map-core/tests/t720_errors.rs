@@ -168,7 +168,7 @@ fn an_option_with_a_wrong_value_is_named() {
         (
             "colour",
             "red",
-            "colour: unknown option; known: mode device read_only cache cache_trust chunk_size pull pull_range push_interval offline read_ahead max_in_flight deadline",
+            "colour: unknown option; known: mode device read_only cache cache_trust chunk_size pull pull_range trace push_interval offline read_ahead max_in_flight deadline",
         ),
         ("mode", "manged", "mode: unknown value \"manged\"; did you mean \"managed\"?"),
         ("pull", "never", "pull: unknown value \"never\"; known: background demand"),
@@ -202,7 +202,8 @@ fn options_that_do_not_fit_together_are_refused_at_open() {
     let managed = || options().mode(Mode::Managed);
     let mut table = Table::new();
     let outcome = mount(MountOptions { offline: true, ..managed() });
-    table.row("offline", outcome, Code::Unsupported, "offline: a cache cannot be resumed yet");
+    let message = "offline: needs a cache in a file: say cache=file:///…";
+    table.row("offline", outcome, Code::InvalidArgument, message);
     let message = "cache: a direct mount keeps nothing: use mode=managed";
     table.row("direct", mount(options().mode(Mode::Direct).cache("memory:")), Code::InvalidArgument, message);
     for (cache, message) in [
@@ -215,7 +216,8 @@ fn options_that_do_not_fit_together_are_refused_at_open() {
         table.row(cache, mount(managed().cache(cache)), Code::InvalidArgument, &with_schemes(message));
     }
     let cache = format!("file://{}", directory.file("none/cache").display());
-    let message = format!("cache: create {cache}: No such file or directory (os error 2)");
+    let journal = directory.file("none/cache.r3map-cache");
+    let message = format!("cache: {cache}: create {}: No such file or directory (os error 2)", journal.display());
     table.row("no directory", mount(managed().cache(cache)), Code::NotFound, &message);
     let coarse = Arc::new(faults::Aligned::new(Memory::new(1 << 20).unwrap(), 8192));
     let message = "memory:: requests must be multiples of 8192 bytes, and pages of 4096 are kept here: use mode=direct";

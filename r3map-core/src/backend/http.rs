@@ -238,7 +238,7 @@ fn content_range(text: &str) -> Option<(Option<Range<u64>>, u64)> {
     }
     let (first, last) = place.split_once('-')?;
     let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
-    (first <= last && last < size).then_some((Some(first..last + 1), size))
+    (first <= last && last < size).then(|| (Some(first..last + 1), size))
 }
 
 fn refused(status: StatusCode) -> Error {
