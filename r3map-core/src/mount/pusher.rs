@@ -134,6 +134,7 @@ impl Pusher {
         thread::as_batch();
         let mut due = deadline_in(self.interval);
         let mut pause = None;
+        let mut told = 0;
         loop {
             let look = deadline_in(looks.pause());
             // Where much waits all of it goes at once. What does not get through is not tried sooner than it has to be.
@@ -156,6 +157,7 @@ impl Pusher {
                 due = deadline_in(self.interval);
                 round
             };
+            let pushed = pushed.and_then(|()| self.region.push_failure_since(&mut told).map_or(Ok(()), Err));
             match (&pushed, pause) {
                 (Err(error), None) => self.events.tell(Kind::PushFailed, Some(error.clone())),
                 (Ok(()), Some(_)) => self.events.tell(Kind::Recovered, None),
@@ -186,7 +188,7 @@ impl Pusher {
                 break;
             }
         }
-        self.outcome()
+        Ok(())
     }
 
     /// Pushes long runs that were dirty at the last look and were not written since, nor pushed in this interval.
@@ -208,16 +210,12 @@ impl Pusher {
         }
         let quiet = self.region.quieten(|page| looks.has_pushed(page));
         looks.learn(&self.region, pushed, quiet, cost);
-        self.outcome()
+        Ok(())
     }
 
     /// Waits for room in the window; says whether to go on.
     fn has_room(&self, limit: &Limit) -> Result<bool> {
         self.region.wait_pushing_below(self.window, limit)?;
         Ok(!self.is_stopped())
-    }
-
-    fn outcome(&self) -> Result<()> {
-        self.region.push_failure().map_or(Ok(()), Err)
     }
 }

@@ -255,8 +255,16 @@ impl Region {
 
     /// The newest push failure, if nothing begun after it got through since.
     pub fn push_failure(&self) -> Option<Error> {
+        self.push_failure_since(&mut { u64::MAX })
+    }
+
+    /// The failure that stands, or the newest that is not among the first `told`, even where others got through
+    /// since: no failure goes untold. Counts all as told.
+    pub fn push_failure_since(&self, told: &mut u64) -> Option<Error> {
         let under = self.pushes.lock();
-        under.newest.as_ref().filter(|(last, _)| under.through <= *last).map(|(_, error)| error.clone())
+        let is_news = under.failures > std::mem::replace(told, under.failures);
+        let (last, error) = under.newest.as_ref()?;
+        (is_news || under.through <= *last).then(|| error.clone())
     }
 
     /// Bytes newer here than at the backend, as far as is known without asking a mapping.

@@ -313,6 +313,21 @@ fn a_push_that_failed_leaves_every_page_dirty_and_the_failure_stands_until_one_g
 }
 
 #[test]
+fn a_push_that_failed_is_told_once_even_if_another_got_through_since() {
+    let bed = Bed::new();
+    let mut told = 0;
+    bed.put(5, 0, P);
+    bed.region.push_next(0, None);
+    bed.fail(bed.request());
+    bed.put(6, PAGE, P);
+    bed.region.push_next(1, None);
+    bed.request().completion.complete(Ok(Reply::Done));
+    assert!(bed.region.push_failure().is_none());
+    assert_eq!(bed.region.push_failure_since(&mut told).unwrap().message(), "told to fail");
+    assert!(bed.region.push_failure_since(&mut told).is_none());
+}
+
+#[test]
 fn a_trim_gives_zero_dirty_without_moving_bytes_and_a_fetch_under_way_is_lost() {
     let bed = Bed::new();
     bed.region.fetch(0..2, None);
