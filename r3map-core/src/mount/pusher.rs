@@ -200,10 +200,12 @@ impl Pusher {
         self.region.collect()?;
         let cost = begun.elapsed();
         let (mut from, mut pushed) = (0, 0);
-        while let Some(run) = self.unless_held(|| self.region.push_quiet(from, SHORTEST, limit.deadline)) {
-            from = run.end;
-            pushed += run.end - run.start;
-            looks.pushed(run);
+        while let Some(runs) = self.unless_held(|| self.region.push_quiet(from, SHORTEST, limit.deadline)) {
+            for run in runs {
+                from = run.end;
+                pushed += run.end - run.start;
+                looks.pushed(run);
+            }
             if !self.has_room(limit)? {
                 break;
             }

@@ -76,30 +76,38 @@ impl Region {
             };
             let stop = self.states().pages().min(from + longest);
             let Some(run) = self.states().next_run(from..stop, kind) else { continue };
-            let reached = self.push_run(run, take, deadline);
-            if reached > from {
-                return Some(reached);
+            // What a writer split is looked at again from there.
+            if let Some(first) = self.push_run(run, take, deadline).first().filter(|first| first.start == from) {
+                return Some(first.end);
             }
         }
     }
 
     /// Starts pushing the first run at or after `from`, at most a request long, of pages that are quiet and whose
     /// neighbours are so, too: at least `shortest` pages. Says which; `None` if nothing there is.
-    pub fn push_quiet(self: &Arc<Self>, mut from: u64, shortest: u64, deadline: Option<Instant>) -> Option<Range<u64>> {
+    pub fn push_quiet(
+        self: &Arc<Self>,
+        mut from: u64,
+        shortest: u64,
+        deadline: Option<Instant>,
+    ) -> Option<Vec<Range<u64>>> {
         let pages = self.states().pages();
         loop {
             let run = self.states().next_run(from..pages, Set::of(&[State::Quiet]))?;
+            from = run.end.min(run.start + self.longest_push());
             if run.end - run.start < shortest {
-                from = run.end;
                 continue;
             }
-            let end = run.end.min(run.start + self.longest_push());
-            let reached = self.push_run(run.start..end, &TAKE_QUIET, deadline);
-            if reached > run.start {
-                return Some(run.start..reached);
+            let taken = self.push_quiet_of(run.start..from, deadline);
+            if !taken.is_empty() {
+                return Some(taken);
             }
-            from = run.start + 1;
         }
+    }
+
+    /// Starts pushing what of a run is still quiet, which a writer may have split by now; says which.
+    pub(super) fn push_quiet_of(self: &Arc<Self>, run: Range<u64>, deadline: Option<Instant>) -> Vec<Range<u64>> {
+        self.push_run(run, &TAKE_QUIET, deadline)
     }
 
     /// Makes dirty pages quiet, but for those that are to be left; says how many.
@@ -121,17 +129,14 @@ impl Region {
         (u64::from(self.info().max_request.min(self.info().chunk_size.max(1 << 20))) / PAGE).max(1)
     }
 
-    /// Pushes what `take` takes of a run; says up to where nothing was passed over.
-    fn push_run(self: &Arc<Self>, run: Range<u64>, take: &Change, deadline: Option<Instant>) -> u64 {
-        let taken = self.take(run.clone(), take);
-        let mut reached = run.start;
+    /// Pushes what `take` takes of a run; says which pieces that are.
+    fn push_run(self: &Arc<Self>, run: Range<u64>, take: &Change, deadline: Option<Instant>) -> Vec<Range<u64>> {
+        let taken = self.take(run, take);
+        let pieces = taken.iter().map(|(_, run, _)| run.clone()).collect();
         for (number, run, from) in taken {
-            if run.start == reached {
-                reached = run.end;
-            }
             self.push(number, run, from == State::ZeroDirty, deadline);
         }
-        reached
+        pieces
     }
 
     /// Takes the pages of a run that still are as `take` wants them: a push for each piece. A page is never seen

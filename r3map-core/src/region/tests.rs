@@ -400,12 +400,23 @@ fn quiet_to_pushing_alone_takes_long_runs_and_with_dirty_ones_whatever_there_is(
     bed.put(5, 0, SIZE as usize);
     bed.region.quieten(|page| page == 1);
     assert_eq!(bed.region.push_quiet(0, 3, None), None, "no run is that long");
-    assert_eq!(bed.region.push_quiet(0, 2, None), Some(2..4));
+    assert_eq!(bed.region.push_quiet(0, 2, None), Some(vec![2..4]));
     assert_eq!(bed.states(), [Quiet, Dirty, Pushing, Pushing]);
     assert_eq!(bed.pushed(&bed.request()), (2 * PAGE, vec![5; 2 * P]), "and it failed, since nobody answered");
     assert_eq!(bed.states(), [Quiet, Dirty, Dirty, Dirty]);
     bed.region.push_next(0, None);
     assert_eq!(bed.states(), [Pushing; 4]);
+}
+
+#[test]
+fn quiet_to_pushing_tells_of_each_piece_of_a_run_that_a_writer_split() {
+    let bed = Bed::new();
+    bed.put(5, 0, SIZE as usize);
+    bed.region.quieten(|_| false);
+    bed.put(6, PAGE, P);
+    assert_eq!(bed.region.push_quiet_of(0..4, None), [0..1, 2..4]);
+    assert_eq!(bed.states(), [Pushing, Dirty, Pushing, Pushing]);
+    assert_eq!(bed.region.push_quiet_of(0..4, None), [] as [std::ops::Range<u64>; 0]);
 }
 
 #[test]

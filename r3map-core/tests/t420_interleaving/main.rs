@@ -176,8 +176,8 @@ impl World {
                     let mut from = 0;
                     if thread_rng().gen_bool(0.5) {
                         let shortest = thread_rng().gen_range(1..3);
-                        while let Some(run) = self.region.push_quiet(from, shortest, None) {
-                            from = run.end;
+                        while let Some(runs) = self.region.push_quiet(from, shortest, None) {
+                            from = runs.last().map_or(from, |run| run.end);
                         }
                         let left = thread_rng().gen_range(0..5);
                         self.region.quieten(|page| page == left);
