@@ -45,7 +45,7 @@ impl Remote {
     /// Connects to the server that the location names.
     pub fn open(location: &Location, options: &BackendOptions) -> Result<Remote> {
         let (route, export) = route(location, options)?;
-        Remote::start(location.as_str(), route, &export)
+        Remote::start(location.as_str(), route, &export, false)
     }
 
     /// Speaks to a server over a connected stream socket, which is the backend's from here on. There is this
@@ -53,12 +53,12 @@ impl Remote {
     pub fn connect(descriptor: OwnedFd, name: &str, options: &BackendOptions) -> Result<Remote> {
         let url = format!("descriptor:{name}");
         check_options(&url, options)?;
-        Remote::start(&url, Route::Descriptor(descriptor), name)
+        Remote::start(&url, Route::Descriptor(descriptor), name, false)
     }
 
-    fn start(url: &str, route: Route, export: &str) -> Result<Remote> {
+    fn start(url: &str, route: Route, export: &str, will_write: bool) -> Result<Remote> {
         check_name(export).map_err(|error| error.context(url))?;
-        let client = Client::start(url, route, export, None).map_err(|error| error.context(url))?;
+        let client = Client::start(url, route, export, will_write, None).map_err(|error| error.context(url))?;
         Ok(Remote { handle: Arc::new(Handle { client }) })
     }
 
@@ -68,11 +68,26 @@ impl Remote {
     }
 }
 
+/// The export that a URL names, with the writer's lease if it can be written to: the greeting asks for it, which saves a
+/// round trip. `None` where the URL is none of this protocol's.
+pub(crate) fn open_to_write(url: &str, options: &BackendOptions) -> Result<Option<Arc<dyn Backend>>> {
+    let location = Location::parse(url)?;
+    if !is_spoken(location.scheme()) {
+        return Ok(None);
+    }
+    let (route, export) = route(&location, options)?;
+    Ok(Some(Arc::new(Remote::start(url, route, &export, true)?)))
+}
+
+fn is_spoken(scheme: &str) -> bool {
+    matches!(scheme, "r3map" | "r3map+unix" | "r3maps")
+}
+
 /// The export that a URL names, while its server is away: it is connected to as soon as it is back, and has to show the
 /// region of these facts. `ear` hears when it comes and goes.
 pub(crate) fn open_away(url: &str, options: &BackendOptions, facts: &Facts, ear: Ear) -> Result<Arc<dyn Backend>> {
     let location = Location::parse(url)?;
-    if !matches!(location.scheme(), "r3map" | "r3map+unix" | "r3maps") {
+    if !is_spoken(location.scheme()) {
         let message = format!("offline: {url} cannot be told from another region when it is back: use r3map://");
         return Err(Error::new(Code::Unsupported, message));
     }

@@ -23,8 +23,8 @@ use crate::thread::Process;
 pub(super) struct Opened {
     /// Whether it was opened for this mount alone.
     owns_backend: bool,
-    /// Whether its server was away.
-    is_away: bool,
+    /// Whether its greeting asks for the writer's lease, where it is to be written to.
+    asks_to_write: bool,
     /// What happened to it so far.
     events: Arc<Events>,
 }
@@ -54,8 +54,11 @@ impl MountOptions {
     /// Opens the backend that a URL names and mounts it; closing the mount closes it.
     pub fn open_url(self, url: &str, options: &BackendOptions) -> Result<Mount> {
         let opened = Opened { owns_backend: true, ..Opened::default() };
-        let error = match backend::open(url, options) {
-            Ok(backend) => return Mount::over(backend, self, opened),
+        // One that may begin without its server has to tell that it is away from that another writes.
+        let greeted = if self.read_only || self.offline { Ok(None) } else { remote::open_to_write(url, options) };
+        let has_greeted = matches!(greeted, Ok(Some(_)));
+        let error = match greeted.and_then(|backend| backend.map_or_else(|| backend::open(url, options), Ok)) {
+            Ok(backend) => return Mount::over(backend, self, Opened { asks_to_write: has_greeted, ..opened }),
             Err(error) => error,
         };
         let answered = matches!(
@@ -76,7 +79,7 @@ impl MountOptions {
         let backend = remote::open_away(url, options, &known.facts(self.read_only), Box::new(ear))?;
         tracing::info!(%error, "the remote is away: the mount begins with its cache");
         opened.events.away(error);
-        Mount::over(backend, self, Opened { is_away: true, ..opened })
+        Mount::over(backend, self, Opened { asks_to_write: true, ..opened })
     }
 }
 
@@ -104,8 +107,7 @@ impl Mount {
                 "trace: a direct mount pulls nothing by itself: use mode=managed",
             ));
         }
-        // One that is away has the lease before it is written to.
-        if !info.read_only && !options.read_only && !opened.is_away {
+        if !info.read_only && !options.read_only && !opened.asks_to_write {
             backend.claim(&Limit::within(options.deadline))?;
         }
         // What was given away opens all the same, to be seeded again: somebody may still need bytes of it.

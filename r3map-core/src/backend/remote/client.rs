@@ -119,11 +119,11 @@ struct Kept {
 }
 
 impl Client {
-    /// Connects, greets, and starts the threads. A client that leeches a region it knows starts also while the
-    /// server is away.
-    pub fn start(url: &str, route: Route, export: &str, leech: Option<Leech>) -> Result<Arc<Client>> {
+    /// Connects, greets, and starts the threads. Who `will_write` has the lease with that, if the region can be written
+    /// to at all. A client that leeches a region it knows starts also while the server is away.
+    pub fn start(url: &str, route: Route, export: &str, will_write: bool, leech: Option<Leech>) -> Result<Arc<Client>> {
         let session = leech.as_ref().map(Leech::session);
-        let hello = Client::hello(export, socket::random()?, session);
+        let hello = Hello { write: will_write, ..Client::hello(export, socket::random()?, session) };
         let deadline = Instant::now() + GREETING_TIME;
         let (socket, way) = match route {
             Route::Descriptor(socket) => (Ok(socket), None),
@@ -214,7 +214,7 @@ impl Client {
         };
         // A connection that was brought is the only one.
         let (roles, spare) = if way.is_some() { (2, MOST_SPARE) } else { (1, 0) };
-        let writer = AtomicBool::new(hello.write);
+        let writer = AtomicBool::new(hello.write && !welcome.read_only);
         let held = welcome.written.filter(|_| ear.is_some());
         let client = Arc::new(Client {
             process: Process::current(),
@@ -375,9 +375,11 @@ impl Client {
         Ok(())
     }
 
-    /// Asks which version the server has by now, by a connection for that alone: with the lease it stays that one.
+    /// Asks which version the server has by now, by a connection for that alone: with the lease it stays that one. Who
+    /// asked for the lease in the greeting was told then.
     pub fn lineage(&self) -> Result<Option<Lineage>> {
-        if self.way.is_some() && self.ear.is_none() && self.kept().version.is_some() {
+        let has_asked = self.hello.write && !self.info.read_only;
+        if self.way.is_some() && !has_asked && self.ear.is_none() && self.kept().version.is_some() {
             let asked = {
                 let mut kept = self.kept();
                 kept.asked += 1;

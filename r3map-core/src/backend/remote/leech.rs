@@ -147,7 +147,7 @@ impl Seed {
 
     fn start(url: &str, route: Route, export: &str, leech: Leech) -> Result<Seed> {
         check_name(export).map_err(|error| error.context(url))?;
-        let client = Client::start(url, route, export, Some(leech)).map_err(|error| error.context(url))?;
+        let client = Client::start(url, route, export, false, Some(leech)).map_err(|error| error.context(url))?;
         Ok(Seed { handle: Handle { client } })
     }
 

@@ -33,6 +33,12 @@ impl Timing {
         self.state().known
     }
 
+    /// About that long it takes, as far as one can tell from a greeting, which may have waited for the writer's lease:
+    /// a probe soon says more.
+    pub fn greeted(&self, time: Duration) {
+        self.state().known = Some(RoundTrip { least: time, latest: time });
+    }
+
     /// Something small was answered after that time.
     pub fn took(&self, time: Duration) {
         let mut state = self.state();
