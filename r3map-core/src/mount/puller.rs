@@ -29,6 +29,9 @@ mod window;
 
 /// What is fetched around a miss when the rest comes anyway: 64 KiB.
 const AROUND: u64 = (64 << 10) / PAGE;
+/// From this round trip on what was missed is asked for by itself, before what lies around it: where the way is narrow the
+/// short answer is here before the long one has left.
+const FAR: Duration = Duration::from_millis(1);
 /// Pauses after a failed background fetch.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
@@ -92,7 +95,8 @@ impl Puller {
         let around = start..pages.end.next_multiple_of(AROUND).min(end);
         self.order.aim_at(around.end);
         self.order.add_soon(self.ahead_of(around.clone()));
-        Want { asked: pages, pages: around, again: self.again() }
+        let is_far = self.region.backend().round_trip().is_some_and(|trip| trip.least >= FAR);
+        Want { asked: pages, pages: around, apart: is_far, again: self.again() }
     }
 
     /// Nothing else is fetched unless somebody reads in order: then what that one will want next.

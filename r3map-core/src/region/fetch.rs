@@ -36,6 +36,8 @@ pub struct Want {
     pub asked: Range<u64>,
     /// The same and what belongs with them.
     pub pages: Range<u64>,
+    /// Whether those waited for are asked for by themselves, ahead of what belongs with them.
+    pub apart: bool,
     /// What to do about a page that bulk has under way.
     pub again: Again,
 }
@@ -43,7 +45,7 @@ pub struct Want {
 impl Want {
     /// Only these, and to wait for bulk where that brings them.
     pub fn only(pages: Range<u64>) -> Want {
-        Want { asked: pages.clone(), pages, again: Again::No }
+        Want { asked: pages.clone(), pages, apart: false, again: Again::No }
     }
 }
 
@@ -169,6 +171,9 @@ impl Region {
         let mut waiting = Some(waiting);
         {
             let mut fetches = self.lock();
+            if want.apart {
+                self.start(&mut fetches, want.asked.clone(), Priority::Demand, &mut started);
+            }
             self.start(&mut fetches, want.pages.clone(), Priority::Demand, &mut started);
             // Looked at under the lock: a page on its way has a fetch to park in.
             if self.states.get(page) == State::Fetching {

@@ -16,6 +16,7 @@ use crate::backend::link::{Link, Protocol};
 use crate::backend::{Completion, Priority, RoundTrip};
 use crate::buffer::Buffer;
 use crate::error::Error;
+use crate::page::PAGE;
 use crate::wire::{Header, Kind};
 
 /// The most connections for bulk besides the one that is always there.
@@ -28,10 +29,10 @@ const STUCK: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(10);
 /// When a probe is given up.
 const PROBE_TIME: Duration = Duration::from_secs(10);
-/// What is no longer than this is small, in bytes.
-const SMALL: u64 = 64 << 10;
-/// How many requests a connection gets of which nothing is known.
-const BEGIN: usize = 24;
+/// What is no longer than this is small, in bytes: how long it takes says how far the server is.
+const SMALL: u64 = 16 << 10;
+/// How many requests of this length a connection gets of which nothing is known, and of shorter ones as many more.
+const BEGIN: (usize, u64) = (24, 256 << 10);
 
 /// What a client knows of its bulk.
 #[derive(Default)]
@@ -79,17 +80,17 @@ impl Lane {
         }
     }
 
-    /// How many requests keep it busy: what it carries in two round trips, so that one which carries all it gets gets
-    /// twice as many after each.
-    fn room(&self) -> usize {
-        BEGIN + 2 * self.carried
+    /// How many requests of this length keep it busy: what it carries in two round trips, so that one which carries all
+    /// it gets gets twice as many after each.
+    fn room(&self, length: u64) -> usize {
+        BEGIN.0 * (BEGIN.1 / length.max(PAGE)).max(1) as usize + 2 * self.carried
     }
 }
 
 impl Bulk {
     /// The greeting took that long.
     pub fn greeted(&self, time: Duration) {
-        self.timing.took(time);
+        self.timing.greeted(time);
     }
 
     /// How long the way there and back takes, if something was measured.
@@ -184,12 +185,10 @@ impl Client {
         let is_far = self.bulk.trip() >= FAR;
         loop {
             let mut flow = self.bulk.flow();
-            if flow.waiting.is_empty() {
-                return;
-            }
+            let Some(length) = flow.waiting.front().map(|next| next.asked.header.length) else { return };
             // To a near server all of it may go at once.
             let link = self.links().least_loaded(|role| match is_far {
-                true => flow.lanes[usize::from(role)].room(),
+                true => flow.lanes[usize::from(role)].room(length),
                 false => usize::MAX,
             });
             let Some(link) = link else { return };

@@ -25,8 +25,11 @@ const STALE: u32 = 3;
 const REMEMBERED: (u32, Duration) = (8, Duration::from_millis(100));
 /// A round is no shorter than this: on a near network one would be too few bytes to tell a rate.
 const SHORTEST: Duration = Duration::from_millis(2);
-/// By how much what the app waits for may take longer than it could.
-const HELD_UP: Duration = Duration::from_millis(5);
+/// By how much what the app waits for may take longer than it could: half of what it should ever be, as news of it is a
+/// round trip old.
+const HELD_UP: Duration = Duration::from_micros(2500);
+/// Beyond a quarter of the round trip's bytes as many may be under way as come in this time.
+const BESIDES: Duration = Duration::from_millis(5);
 /// What is under way beyond a round trip's bytes is half of what it was after a round in which the app was held up, and
 /// what comes in this time more after each other.
 const STEP: Duration = Duration::from_micros(500);
@@ -240,7 +243,7 @@ impl Window {
         }
         // A quarter of the round trip, and what either side needs to get to it; never so little that a jitter of the
         // network makes the window smaller round by round.
-        let (low, high) = (least / 32 + Duration::from_millis(1), least / 4 + HELD_UP);
+        let (low, high) = (least / 64 + STEP, least / 4 + BESIDES);
         let spare = self.spare.unwrap_or(high);
         let spare = if held_up { spare / 2 } else { spare + STEP }.clamp(low, high);
         self.spare = Some(spare);
