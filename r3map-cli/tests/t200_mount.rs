@@ -70,6 +70,27 @@ fn a_command_gets_the_path_its_output_is_its_own_and_its_status_passes_through()
 }
 
 #[test]
+fn the_order_of_first_accesses_is_kept_in_a_file_that_a_later_mount_of_the_same_size_takes() {
+    let directory = Directory::new();
+    let ((url, _), (other, _)) = (directory.file("file", 1_000_000), directory.file("other", 2_000_000));
+    let trace = directory.path("trace");
+    let trace = trace.to_str().unwrap();
+    let mount = |url: &str, flag: &str| {
+        let options = ["--quiet", "--device=fuse", "--mode=managed", "--pull=demand", flag, trace];
+        let script = "dd if=$0 bs=4096 skip=200 count=1 status=none | wc -c";
+        let outcome = r3map(&[&["mount", url][..], &options, &["--", "sh", "-c", script, "{}"]].concat());
+        (outcome.status, outcome.out.trim().to_owned(), outcome.err)
+    };
+    let (status, out, error) = mount(&url, "--trace");
+    assert!((status, out.as_str()) == (1, "") && error.contains(trace), "{status} {out}: {error}");
+    for flag in ["--trace-save", "--trace"] {
+        assert_eq!(mount(&url, flag), (0, "4096".to_owned(), String::new()), "{flag}");
+    }
+    let (status, out, error) = mount(&other, "--trace");
+    assert!((status, out.as_str()) == (1, "") && error.contains(trace), "{status} {out}: {error}");
+}
+
+#[test]
 fn a_signal_reaches_the_command_and_its_end_by_it_is_told_as_a_shell_tells_it() {
     let directory = Directory::new();
     let (url, _) = directory.file("file", 5000);

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use r3map_chaos::{Conditions, Direction, Network};
 use r3map_core::backend::memory::Memory;
-use r3map_core::{BackendOptions, Code, ExportOptions, Mode, Mount, Server, ServerOptions, backend};
+use r3map_core::{
+    BackendOptions, Code, ExportOptions, Mode, Mount, MountOptions, Pull, Server, ServerOptions, backend,
+};
 
 struct Place {
     server: Server,
@@ -54,6 +57,27 @@ fn a_second_writer_is_busy_with_the_name_of_the_first_until_that_closes() {
     let second = place.mount(false).unwrap();
     second.write_at(b"x", 0).unwrap();
     second.close().unwrap();
+    reader.close().unwrap();
+}
+
+#[test]
+fn a_mount_that_may_write_has_the_lease_with_its_greeting_and_says_no_more_than_one_that_only_reads() {
+    let place = Place::new("greeting");
+    let socket = format!("unix:{}", place.directory.join("socket").display());
+    let mount = |read_only: bool| {
+        let network = Network::to(&socket, Conditions::default()).unwrap();
+        let options = Mount::options().read_only(read_only).mode(Mode::Managed);
+        let options = MountOptions { pull: Pull::Demand, ..options };
+        let mount = options.open_url(&network.url("region"), &BackendOptions::default()).unwrap();
+        (network.passed(Direction::Up), mount, network)
+    };
+    let (reading, reader, _near) = mount(true);
+    let (writing, writer, _far) = mount(false);
+    assert_eq!(writing, reading);
+    assert_eq!(place.mount(false).err().unwrap().code(), Code::Busy);
+    writer.write_at(b"x", 0).unwrap();
+    writer.close().unwrap();
+    place.mount(false).unwrap().close().unwrap();
     reader.close().unwrap();
 }
 

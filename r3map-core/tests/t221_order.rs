@@ -3,6 +3,7 @@
 mod pulling;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pulling::{PAGE, Told};
 use r3map_core::options::PullRange;
@@ -56,6 +57,17 @@ fn the_rest_goes_on_behind_the_newest_miss_to_the_end_and_then_from_the_beginnin
     touch(&mount, 60);
     assert_eq!(backend.demanded(), [(40 * CHUNK, CHUNK), (60 * CHUNK, CHUNK)]);
     assert_eq!(chunks(&backend, 6), [2, 61, 62, 63, 3, 4]);
+    mount.discard().unwrap();
+}
+
+#[test]
+fn over_a_long_way_what_was_missed_is_asked_for_ahead_of_what_lies_around_it() {
+    let backend = Told::at(Some(Duration::from_millis(30)), CHUNKS * CHUNK, CHUNK as u32);
+    let mount = mount(&backend, |_| {});
+    backend.wait_asked();
+    let at = 40 * CHUNK;
+    mount.read_at(&mut [0], at + 3 * PAGE).unwrap();
+    assert_eq!(backend.demanded(), [(at + 3 * PAGE, PAGE), (at, 3 * PAGE), (at + 4 * PAGE, CHUNK - 4 * PAGE)]);
     mount.discard().unwrap();
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use r3map_core::backend::memory::Memory;
-use r3map_core::backend::{Operation, Priority, Request, perform};
+use r3map_core::backend::{Operation, Priority, Request, RoundTrip, perform};
 use r3map_core::{Backend, Info, Result};
 
 pub const PAGE: u64 = 4096;
@@ -16,6 +16,8 @@ pub const LONG: Duration = Duration::from_secs(60);
 /// A store whose answers to the background wait until the test takes them; the app's come at once.
 pub struct Told {
     info: Info,
+    /// How far away it says it is.
+    trip: Option<Duration>,
     bytes: Memory,
     waiting: Mutex<VecDeque<Request>>,
     demanded: Mutex<Vec<(u64, u64)>>,
@@ -24,6 +26,11 @@ pub struct Told {
 
 impl Told {
     pub fn new(size: u64, chunk_size: u32) -> Arc<Told> {
+        Told::at(None, size, chunk_size)
+    }
+
+    /// One that says how far away it is.
+    pub fn at(trip: Option<Duration>, size: u64, chunk_size: u32) -> Arc<Told> {
         let bytes = Memory::new(size).unwrap();
         for page in 0..size.div_ceil(PAGE) {
             let length = PAGE.min(size - page * PAGE);
@@ -31,6 +38,7 @@ impl Told {
         }
         Arc::new(Told {
             info: Info { local: false, chunk_size, ..Info::local("told", size) },
+            trip,
             bytes,
             waiting: Mutex::default(),
             demanded: Mutex::default(),
@@ -90,6 +98,10 @@ impl Backend for Told {
 
     fn sync(&self) -> Result<()> {
         Ok(())
+    }
+
+    fn round_trip(&self) -> Option<RoundTrip> {
+        self.trip.map(|trip| RoundTrip { least: trip, latest: trip })
     }
 
     fn submit(self: Arc<Self>, request: Request) {

@@ -114,7 +114,7 @@ impl World {
         Arc::new(move |pages| {
             let page = pages.start;
             let again = if again { Again::YES } else { Again::No };
-            Want { asked: page..page + 1, pages: page / 2 * 2..page + 1, again }
+            Want { asked: page..page + 1, pages: page / 2 * 2..page + 1, apart: thread_rng().gen_bool(0.5), again }
         })
     }
 

@@ -255,3 +255,16 @@ impl Client {
         Some(next.map_or(now + GLANCE, |next| next.min(now + GLANCE)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_of_which_nothing_is_known_gets_as_many_bytes_in_short_requests_as_in_long_ones() {
+        let bytes = |length: u64| Lane::default().room(length) as u64 * length;
+        assert_eq!(bytes(PAGE), bytes(BEGIN.1));
+        assert_eq!(Lane::default().room(4 * BEGIN.1), BEGIN.0);
+        assert_eq!(Lane::default().room(1), Lane::default().room(PAGE));
+    }
+}
