@@ -15,11 +15,16 @@ use std::time::Duration;
 
 use crate::error::{Code, Error, Result};
 use crate::url::Parameters;
-use crate::wire::Identity;
+use crate::wire::{Identity, socket};
 
+mod clock;
+mod holder;
 mod record;
 
-pub(super) use record::Record;
+pub(super) use holder::{Lease, UnderWay};
+#[cfg(feature = "s3")]
+pub(super) use record::MOST_BYTES;
+pub(super) use record::{Record, hexadecimal};
 
 /// The parameters of a URL that say how the lease is.
 pub(super) const PARAMETERS: [&str; 2] = ["lease", "lease_ttl"];
@@ -49,22 +54,28 @@ pub(super) trait Records: Send + Sync + 'static {
     }
 }
 
-/// What `lease=on` or `off` and `lease_ttl=` say: the time to live, if there is to be a lease.
-pub(super) fn asked(name: &str, parameters: &Parameters) -> Result<Option<Duration>> {
-    let time = match parameters.get("lease_ttl") {
+/// How one who may write takes part.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// Who it is: nobody else, anywhere, has this number.
+    pub holder: Identity,
+    /// How long it may be silent before others take its place.
+    pub time_to_live: Duration,
+}
+
+/// What `lease=on` or `off` and `lease_ttl=` say; `None` without a lease.
+pub(super) fn asked(name: &str, parameters: &Parameters) -> Result<Option<Terms>> {
+    let invalid = |message| Error::new(Code::InvalidArgument, message);
+    let time_to_live = match parameters.get("lease_ttl") {
         None => USUAL_TIME,
         Some(text) => crate::options::parse_time(text).map_err(|error| error.context(format!("{name}: lease_ttl")))?,
     };
-    if !(LEAST_TIME..=MOST_TIME).contains(&time) {
-        return Err(invalid(format!("{name}: lease_ttl is half a second to an hour, not {time:?}")));
+    if !(LEAST_TIME..=MOST_TIME).contains(&time_to_live) {
+        return Err(invalid(format!("{name}: lease_ttl is half a second to an hour, not {time_to_live:?}")));
     }
     match parameters.get("lease") {
-        None | Some("on") => Ok(Some(time)),
+        None | Some("on") => Ok(Some(Terms { holder: socket::random()?, time_to_live })),
         Some("off") => Ok(None),
         Some(other) => Err(invalid(format!("{name}: lease is on or off, not {other:?}"))),
     }
-}
-
-fn invalid(message: String) -> Error {
-    Error::new(Code::InvalidArgument, message)
 }

@@ -46,7 +46,8 @@ impl Record {
 fn parse(bytes: &[u8]) -> Option<Record> {
     let text = std::str::from_utf8(bytes).ok().filter(|text| text.len() <= MOST_BYTES)?;
     let mut words = text.splitn(6, ' ');
-    let (holder, format) = (words.next()?, words.next()?);
+    let holder = words.next()?;
+    words.next()?;
     let (epoch, state, time) = (words.next()?.parse().ok()?, words.next()?, words.next()?.parse().ok()?);
     let released = match state {
         "held" => false,
@@ -54,9 +55,13 @@ fn parse(bytes: &[u8]) -> Option<Record> {
         _ => return None,
     };
     let time_to_live = Duration::from_millis(time);
-    let name = words.next()?.chars().filter(char::is_ascii_graphic).take(crate::wire::MAX_NAME).collect();
+    let name = words.next()?.to_owned();
     let record = Record { epoch, holder: identity(holder)?, name, time_to_live, released };
-    (format == FORMAT && time_to_live <= MOST_TIME).then_some(record)
+    // Stores compare the bytes, so there is one way to write it.
+    (time_to_live <= MOST_TIME
+        && record.name.bytes().all(|letter| letter.is_ascii_graphic())
+        && record.encode() == text)
+        .then_some(record)
 }
 
 /// An identity as records show it.
