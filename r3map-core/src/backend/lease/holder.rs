@@ -10,7 +10,8 @@ use super::clock::Moment;
 use super::{Record, Records, Terms};
 use crate::cancel::{Limit, Waiter};
 use crate::error::{Code, Error, Result};
-use crate::{runtime, thread};
+use crate::runtime;
+use crate::thread::{self, Process};
 
 /// The first pause between two looks at another's record; each further one doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -20,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const RELEASING: Duration = Duration::from_secs(2);
 
 /// The lease of one handle to a region. The last one to let go of it gives it back.
-pub struct Lease(Arc<Shared>);
+pub struct Lease(Arc<Shared>, Process);
 
 struct Shared {
     records: Box<dyn Kept>,
@@ -105,14 +106,15 @@ impl Lease {
     /// A lease that nobody asked for yet.
     pub fn new(records: Arc<impl Records>, terms: Terms) -> Lease {
         let state = State { place: Place::None, tenure: 0, under_way: 0 };
-        Lease(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             records: Box::new(records),
             terms,
             name: thread::display(),
             turn: tokio::sync::Mutex::default(),
             state: Mutex::new(state),
             calm: Notify::new(),
-        }))
+        });
+        Lease(shared, Process::current())
     }
 
     /// Takes the lease, waiting for a holder that may be dead; `busy` with the name of one that lives.
@@ -174,6 +176,10 @@ impl Lease {
 
     /// Gives the lease back, if it is held, once no write is under way. One that was lost may be asked for anew.
     pub fn release(&self) {
+        // In a forked child it is the parent's.
+        if !self.1.is_current() {
+            return;
+        }
         {
             let mut state = self.0.state();
             match &mut state.place {
@@ -186,7 +192,6 @@ impl Lease {
                 return;
             }
         }
-        // Not there in a forked child: it is the parent's lease.
         let Ok(runtime) = runtime::handle() else { return };
         let (waiter, notifier) = Waiter::new();
         let shared = self.0.clone();
@@ -314,7 +319,7 @@ impl Shared {
                 Some(newest) if newest.holder == self.terms.holder && newest.epoch > old.epoch => {
                     self.now_has(newest, None);
                 }
-                Some(newest) if newest.epoch > old.epoch => {
+                Some(newest) if newest.holder != self.terms.holder => {
                     let error = stale(&newest);
                     tracing::error!(%error, "the writer's lease is lost");
                     self.state().place = Place::Lost(error.clone());
@@ -431,5 +436,108 @@ impl<R: Records> Kept for Arc<R> {
 
     fn probe<'a>(&'a self, held: &'a Record) -> Boxed<'a, ()> {
         Box::pin(R::probe(self, held))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// A store in memory that loses as many answers as it is told to.
+    #[derive(Default)]
+    struct Memory {
+        record: Mutex<Option<Record>>,
+        lose: AtomicUsize,
+    }
+
+    impl Records for Memory {
+        async fn newest(&self) -> Result<Option<Record>> {
+            Ok(self.record.lock().unwrap().clone())
+        }
+
+        async fn replace(&self, old: Option<&Record>, next: &Record) -> Result<bool> {
+            let mut record = self.record.lock().unwrap();
+            let is_right = record.is_none() || record.as_ref() == old;
+            if is_right {
+                *record = Some(next.clone());
+            }
+            match self.lose.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| count.checked_sub(1)) {
+                Ok(_) => Err(Error::new(Code::Disconnected, "the answer was lost")),
+                Err(_) => Ok(is_right),
+            }
+        }
+    }
+
+    fn lease(store: &Arc<Memory>, number: u8) -> Lease {
+        Lease::new(store.clone(), Terms { holder: [number; 16], time_to_live: Duration::from_secs(3600) })
+    }
+
+    fn wait<T>(work: impl Future<Output = T>) -> T {
+        runtime::handle().unwrap().block_on(work)
+    }
+
+    #[test]
+    fn a_record_whose_answer_was_lost_is_known_again_and_extends_nothing() {
+        let store = Arc::new(Memory::default());
+        let (one, two) = (lease(&store, 1), lease(&store, 2));
+        store.lose.store(2, Ordering::SeqCst);
+        let tenure = wait(one.enter(&Limit::none())).unwrap();
+        drop(wait(one.admit(tenure)).unwrap());
+        store.lose.store(1, Ordering::SeqCst);
+        assert!(wait(one.0.extend()).unwrap_err().is_retryable());
+        wait(one.0.extend()).unwrap();
+        assert_eq!(store.record.lock().unwrap().as_ref().unwrap().epoch, 5);
+        let error = wait(two.enter(&Limit::within(Duration::from_millis(1)))).unwrap_err();
+        assert_eq!(error.code(), Code::Busy, "{error}");
+        // Given back, an answer being lost or not, it is free at once.
+        store.lose.store(1, Ordering::SeqCst);
+        one.release();
+        let tenure_of_two = wait(two.enter(&Limit::none())).unwrap();
+        drop(wait(two.admit(tenure_of_two)).unwrap());
+        assert_eq!(wait(one.admit(tenure)).err().unwrap().code(), Code::StaleEpoch);
+    }
+
+    #[test]
+    fn whoever_finds_another_in_its_place_is_fenced_until_it_gives_up_whatever_the_epoch() {
+        let store = Arc::new(Memory::default());
+        let (one, two) = (lease(&store, 1), lease(&store, 2));
+        let tenure = wait(one.enter(&Limit::none())).unwrap();
+        wait(one.0.extend()).unwrap();
+        // A store that forgot all.
+        *store.record.lock().unwrap() = None;
+        wait(two.claim(&Limit::none())).unwrap();
+        for _ in 0..2 {
+            assert_eq!(wait(one.0.extend()).unwrap_err().code(), Code::StaleEpoch);
+            assert_eq!(wait(one.admit(tenure)).err().unwrap().code(), Code::StaleEpoch);
+            assert_eq!(wait(one.enter(&Limit::none())).unwrap_err().code(), Code::StaleEpoch);
+        }
+        one.release();
+        two.release();
+        wait(one.claim(&Limit::none())).unwrap();
+        assert_eq!(wait(one.admit(tenure)).err().unwrap().code(), Code::StaleEpoch, "of another tenure");
+    }
+
+    #[test]
+    fn the_lease_is_given_back_when_the_last_write_is_over_and_kept_if_it_is_asked_for_before() {
+        let store = Arc::new(Memory::default());
+        let (one, two) = (lease(&store, 1), lease(&store, 2));
+        let tenure = wait(one.enter(&Limit::none())).unwrap();
+        let under_way = wait(one.admit(tenure)).unwrap();
+        wait(async { one.release() });
+        assert!(!store.record.lock().unwrap().as_ref().unwrap().released);
+        drop(under_way);
+        let begin = Instant::now();
+        while wait(two.claim(&Limit::within(Duration::from_millis(1)))).is_err() {
+            assert!(begin.elapsed() < Duration::from_secs(60));
+        }
+        two.release();
+        let tenure = wait(one.enter(&Limit::none())).unwrap();
+        let under_way = wait(one.admit(tenure)).unwrap();
+        wait(async { one.release() });
+        drop(under_way);
+        wait(one.claim(&Limit::none())).unwrap();
+        assert_eq!(wait(two.claim(&Limit::within(Duration::from_millis(1)))).unwrap_err().code(), Code::Busy);
     }
 }
