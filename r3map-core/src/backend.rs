@@ -23,6 +23,8 @@ pub mod dir;
 pub mod file;
 #[cfg(feature = "http")]
 mod http;
+#[cfg(feature = "chunks")]
+mod lease;
 mod link;
 pub mod memory;
 pub mod nbd;

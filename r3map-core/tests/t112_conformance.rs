@@ -105,7 +105,7 @@ fn a_redis_store_of_the_go_library_opens_unchanged() {
     assert_eq!(redis.cli(&["GET", "4096"]), "b".repeat(4096));
     assert_eq!(redis.cli(&["GETRANGE", "0", "4094", "-1"]), "ac");
     backend.zero_at(0, 8192).unwrap();
-    assert_eq!(redis.cli(&["KEYS", "*"]), "8192");
+    assert_eq!(redis.cli(&["KEYS", "[0-9]*"]), "8192");
 
     // A chunk that lost its end is not filled up with zeros.
     redis.cli(&["SET", "4096", "short"]);

@@ -16,9 +16,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
+use super::lease::{Lease, Records, Terms, UnderWay};
 use super::parts::{CHUNKS, Part, parts, transfer_unit};
 use super::{Backend, Info, Operation, Priority, Reply, Request, blocking};
 use crate::buffer::Buffer;
+use crate::cancel::{Limit, Waiter};
 use crate::error::{Code, Error, Result};
 use crate::runtime;
 use crate::url::Parameters;
@@ -102,14 +104,42 @@ struct Inner<S> {
     info: Info,
     shape: Shape,
     /// None once it is closed.
-    store: RwLock<Option<Arc<S>>>,
+    open: RwLock<Option<Open<S>>>,
     locks: Box<[tokio::sync::Mutex<()>]>,
 }
 
+/// What a handle has while it is open.
+struct Open<S> {
+    store: Arc<S>,
+    /// Without one, writes ask nobody.
+    lease: Option<Arc<Lease>>,
+}
+
+impl<S> Clone for Open<S> {
+    fn clone(&self) -> Open<S> {
+        Open { store: self.store.clone(), lease: self.lease.clone() }
+    }
+}
+
 impl<S: Store> Chunked<S> {
+    /// A region without a lease: it is read-only, or whoever writes there, writes.
     pub fn new(info: Info, shape: Shape, store: S) -> Chunked<S> {
+        Chunked::over(info, shape, Open { store: Arc::new(store), lease: None })
+    }
+
+    /// A region with one writer, on these terms.
+    pub fn leased(info: Info, shape: Shape, store: S, terms: Option<Terms>) -> Chunked<S>
+    where
+        S: Records,
+    {
+        let store = Arc::new(store);
+        let lease = terms.map(|terms| Arc::new(Lease::new(store.clone(), terms)));
+        Chunked::over(info, shape, Open { store, lease })
+    }
+
+    fn over(info: Info, shape: Shape, open: Open<S>) -> Chunked<S> {
         let locks = (0..LOCKS).map(|_| tokio::sync::Mutex::new(())).collect();
-        Chunked(Arc::new(Inner { info, shape, store: RwLock::new(Some(Arc::new(store))), locks }))
+        Chunked(Arc::new(Inner { info, shape, open: RwLock::new(Some(open)), locks }))
     }
 
     /// This backend as one that is shared, for the ways of waiting that all backends have in common.
@@ -119,9 +149,9 @@ impl<S: Store> Chunked<S> {
 }
 
 impl<S: Store> Inner<S> {
-    fn store(&self) -> Result<Arc<S>> {
-        let store = self.store.read().unwrap_or_else(|e| e.into_inner());
-        store.clone().ok_or_else(|| Error::new(Code::Closed, format!("{}: the backend was closed", self.info.name)))
+    fn open(&self) -> Result<Open<S>> {
+        let open = self.open.read().unwrap_or_else(|e| e.into_inner());
+        open.clone().ok_or_else(|| Error::new(Code::Closed, format!("{}: the backend was closed", self.info.name)))
     }
 
     fn check(&self, operation: &Operation) -> Result<()> {
@@ -163,17 +193,38 @@ impl<S: Store> Backend for Chunked<S> {
 
     fn submit(self: Arc<Self>, request: Request) {
         let Request { operation, priority, deadline, completion } = request;
-        let ready = self.0.check(&operation).and_then(|()| Ok((self.0.store()?, runtime::handle()?)));
-        let (store, runtime) = match ready {
+        let ready = self.0.check(&operation).and_then(|()| Ok((self.0.open()?, runtime::handle()?)));
+        let (open, runtime) = match ready {
             Ok(ready) => ready,
             Err(error) => return completion.complete(Err(error)),
         };
-        let work = Work { inner: self.0.clone(), store, priority, deadline, trouble: Arc::default() };
+        let Open { store, lease } = open;
+        let work = Work { inner: self.0.clone(), store, lease, tenure: 0, priority, deadline, trouble: Arc::default() };
         runtime.spawn(async move { completion.complete(work.perform(operation).await) });
     }
 
+    fn claim(&self, limit: &Limit) -> Result<()> {
+        let Some(lease) = self.0.open()?.lease else { return Ok(()) };
+        let (waiter, notifier) = Waiter::new();
+        let (claims, within) = (lease.clone(), limit.clone());
+        runtime::handle()?.spawn(async move { notifier.notify(claims.claim(&within).await) });
+        let waited = waiter.wait(&limit.and_a_moment(), "ask for the writer's lease");
+        // It may come yet, when nobody waits for it.
+        let claimed = waited.inspect_err(|_| lease.release()).and_then(|claimed| claimed);
+        claimed.map_err(|error| error.context(&self.0.info.name))
+    }
+
+    fn release(&self) {
+        if let Ok(Open { lease: Some(lease), .. }) = self.0.open() {
+            lease.release();
+        }
+    }
+
     fn close(&self) -> Result<()> {
-        drop(self.0.store.write().unwrap_or_else(|e| e.into_inner()).take());
+        let open = self.0.open.write().unwrap_or_else(|e| e.into_inner()).take();
+        if let Some(Open { lease: Some(lease), .. }) = open {
+            lease.release();
+        }
         Ok(())
     }
 }
@@ -182,6 +233,9 @@ impl<S: Store> Backend for Chunked<S> {
 struct Work<S> {
     inner: Arc<Inner<S>>,
     store: Arc<S>,
+    lease: Option<Arc<Lease>>,
+    /// That of the lease in which it began, where it writes.
+    tenure: u64,
     priority: Priority,
     deadline: Option<Instant>,
     /// Why the last attempt of any of its chunks failed.
@@ -190,9 +244,9 @@ struct Work<S> {
 
 impl<S> Clone for Work<S> {
     fn clone(&self) -> Work<S> {
-        let Work { inner, store, trouble, priority, deadline } = self;
-        let (inner, store, trouble) = (inner.clone(), store.clone(), trouble.clone());
-        Work { inner, store, trouble, priority: *priority, deadline: *deadline }
+        let Work { inner, store, lease, trouble, tenure, priority, deadline } = self;
+        let (inner, store, lease, trouble) = (inner.clone(), store.clone(), lease.clone(), trouble.clone());
+        Work { inner, store, lease, trouble, tenure: *tenure, priority: *priority, deadline: *deadline }
     }
 }
 
@@ -308,7 +362,40 @@ impl<S: Store> Work<S> {
         Ok(Some(bytes))
     }
 
-    async fn write(self, offset: u64, data: Buffer) -> Result<()> {
+    /// Begins to write: as the region's writer.
+    async fn begin(&mut self) -> Result<()> {
+        if let Some(lease) = &self.lease {
+            self.tenure = lease.enter(&Limit { deadline: self.deadline, cancel: None }).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets one attempt at a write go to the store, until what is given back is dropped.
+    async fn admit(&self) -> Result<Option<UnderWay>> {
+        match &self.lease {
+            Some(lease) => lease.admit(self.tenure).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn put(&self, chunk: u64, data: Bytes) -> Result<()> {
+        let put = || async {
+            let _under_way = self.admit().await?;
+            self.store.put(chunk, data.clone(), self.priority).await
+        };
+        self.insist(put).await
+    }
+
+    async fn delete(&self, chunk: u64) -> Result<()> {
+        let delete = || async {
+            let _under_way = self.admit().await?;
+            self.store.delete(chunk, self.priority).await
+        };
+        self.insist(delete).await
+    }
+
+    async fn write(mut self, offset: u64, data: Buffer) -> Result<()> {
+        self.begin().await?;
         let length = data.len() as u64;
         let data = Bytes::from_owner(Shared(data));
         let write = |work: Work<S>, part: Part| {
@@ -322,20 +409,21 @@ impl<S: Store> Work<S> {
     async fn write_part(&self, part: Part, data: Bytes) -> Result<()> {
         let _held = self.lock(part.chunk).await?;
         if self.inner.shape.is_whole(&part) {
-            return self.insist(|| self.store.put(part.chunk, data.clone(), self.priority)).await;
+            return self.put(part.chunk, data).await;
         }
         let found = self.chunk(part.chunk).await?.unwrap_or_default();
         self.put_over(part, &found, |share| share.copy_from_slice(&data)).await
     }
 
-    async fn zero(self, offset: u64, length: u64) -> Result<()> {
+    async fn zero(mut self, offset: u64, length: u64) -> Result<()> {
+        self.begin().await?;
         self.each(offset, length, |work, part| async move { work.zero_part(part).await }, |_, ()| {}).await
     }
 
     async fn zero_part(&self, part: Part) -> Result<()> {
         let _held = self.lock(part.chunk).await?;
         if self.inner.shape.is_whole(&part) {
-            return self.insist(|| self.store.delete(part.chunk, self.priority)).await;
+            return self.delete(part.chunk).await;
         }
         match self.chunk(part.chunk).await? {
             None => Ok(()),
@@ -350,8 +438,7 @@ impl<S: Store> Work<S> {
         let known = found.len().min(chunk.len());
         chunk[..known].copy_from_slice(&found[..known]);
         change(&mut chunk[part.within as usize..(part.within + part.length) as usize]);
-        let chunk = Bytes::from(chunk);
-        self.insist(|| self.store.put(part.chunk, chunk.clone(), self.priority)).await
+        self.put(part.chunk, chunk.into()).await
     }
 
     /// The right to change a chunk; an error if by then nobody waits for the change any more.

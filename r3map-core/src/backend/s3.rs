@@ -4,19 +4,21 @@
 //! The layout is the Go library's: objects are named `prefix-OFFSET`, the offset in decimal. Credentials come from where
 //! they usually do, and are renewed: AWS_ACCESS_KEY_ID and its like, a profile's file, a web identity, the container or
 //! the instance. `endpoint=` and `region=` say where, or AWS_ENDPOINT_URL and AWS_REGION. An object that was
-//! acknowledged is durable, so `sync` has nothing to wait for.
+//! acknowledged is durable, so `sync` has nothing to wait for. The record of the writer's lease is an object
+//! `prefix-lease/EPOCH`.
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut};
 use object_store::path::Path;
 use object_store::signer::Signer;
 use object_store::{ClientOptions, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig};
 
 use super::chunked::{Chunked, Shape, Store};
+use super::lease::{self, PARAMETERS as LEASE};
 use super::{Backend, BackendOptions, Info, Priority};
 use crate::cancel::Limit;
 use crate::error::{Code, Error, Result};
@@ -26,9 +28,10 @@ use crate::wire::socket;
 use errors::translate;
 
 mod errors;
+mod leased;
 mod profile;
 
-const PARAMETERS: &[&str] = &["size", "chunk", "endpoint", "region", "create", "object"];
+const PARAMETERS: &[&str] = &["size", "chunk", "endpoint", "region", "create", "object", LEASE[0], LEASE[1]];
 const DEFAULT_CHUNK: u64 = 1 << 20;
 /// Requests under way that are of use.
 const CONCURRENCY: u32 = 64;
@@ -60,7 +63,9 @@ pub(super) fn open(location: &Location, options: &BackendOptions) -> Result<Arc<
     let prefix = location.name()?;
     let (limit, opening) = (Limit::within(OPENING), format!("open {name}"));
     if parameters.flag("object")? {
-        if let Some(other) = ["size", "chunk", "create"].into_iter().find(|key| parameters.get(key).is_some()) {
+        if let Some(other) =
+            ["size", "chunk", "create", LEASE[0], LEASE[1]].into_iter().find(|key| parameters.get(key).is_some())
+        {
             let message = format!("{name}: object=true says which object it is: {other} has no place beside it");
             return Err(Error::new(Code::InvalidArgument, message));
         }
@@ -82,6 +87,7 @@ pub(super) fn open(location: &Location, options: &BackendOptions) -> Result<Arc<
     // Before anything is asked: no chunk has a name that S3 would take for another.
     key(&format!("{prefix}-0")).map_err(|error| error.context(name))?;
     let create = parameters.flag("create")?;
+    let terms = lease::asked(name, &parameters)?;
     let store = Chunks { client, prefix };
     let store = runtime::wait(&limit, &opening, async move {
         match store.look_patiently().await {
@@ -94,7 +100,7 @@ pub(super) fn open(location: &Location, options: &BackendOptions) -> Result<Arc<
         Ok(store)
     });
     let store = store.map_err(|error| error.context(name))?;
-    Ok(Arc::new(Chunked::new(shape.info(name, CONCURRENCY), shape, store)))
+    Ok(Arc::new(Chunked::leased(shape.info(name, CONCURRENCY), shape, store, terms)))
 }
 
 fn client(location: &Location, parameters: &Parameters, options: &BackendOptions) -> Result<AmazonS3> {
@@ -118,6 +124,7 @@ fn client(location: &Location, parameters: &Parameters, options: &BackendOptions
     let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
     let (bucket, _) = location.host_and_port(443)?;
     let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry);
+    builder = builder.with_conditional_put(S3ConditionalPut::ETagMatch);
     let environment = |key| std::env::var(key).ok().filter(|value| !value.is_empty());
     let from_environment = || environment("AWS_ENDPOINT_URL_S3").or_else(|| environment("AWS_ENDPOINT_URL"));
     if let Some(endpoint) = parameters.get("endpoint").map(str::to_owned).or_else(from_environment) {

@@ -111,7 +111,8 @@ impl Drop for Stopped {
     }
 }
 
-fn signal(process: u32, name: &str) {
+/// Sends a process that signal.
+pub fn signal(process: u32, name: &str) {
     let sent = Command::new("kill").args([&format!("-{name}"), &process.to_string()]).status().unwrap();
     assert!(sent.success());
 }
@@ -285,12 +286,21 @@ impl S3 {
     }
 
     pub fn start() -> S3 {
+        S3::with("aws-v2-or-v4")
+    }
+
+    /// One that looks at nobody's signature.
+    pub fn for_everyone() -> S3 {
+        S3::with("none")
+    }
+
+    fn with(authorization: &str) -> S3 {
         let prepare = |at: &Path, port: u16| {
             std::fs::create_dir(at.join("data")).unwrap();
             let at = at.display();
             let [(_, identity), (_, credential), _] = S3::CREDENTIALS;
             let conf = format!(
-                "s3proxy.endpoint=http://127.0.0.1:{port}\ns3proxy.authorization=aws-v2-or-v4\n\
+                "s3proxy.endpoint=http://127.0.0.1:{port}\ns3proxy.authorization={authorization}\n\
                  s3proxy.identity={identity}\ns3proxy.credential={credential}\n\
                  jclouds.provider=filesystem-nio2\njclouds.filesystem.basedir={at}/data\n\
                  jclouds.identity=x\njclouds.credential=x\n"

@@ -22,6 +22,7 @@ pub fn translate(error: &RedisError) -> Error {
         (ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask), _) => {
             told(Code::Unsupported, ": it is part of a cluster: add cluster=true")
         }
+        (_, Some("STALEEPOCH")) => told(Code::StaleEpoch, ": nothing more is written here"),
         (_, Some("WRONGTYPE")) => told(Code::Corrupt, ": this key is no chunk's"),
         (ErrorKind::Io, _) if error.is_timeout() => told(Code::Timeout, ""),
         (ErrorKind::Io, _) if is_about_a_certificate(error) => told(Code::NotAuthenticated, ""),

@@ -51,6 +51,12 @@ pub fn is_empty_object(error: &StoreError) -> bool {
     told.names("InvalidRange") || told.has_status("416")
 }
 
+/// Whether the server does not know what it was asked for.
+pub fn is_not_implemented(error: &StoreError) -> bool {
+    let told = Told::of(error);
+    told.names("NotImplemented") || told.has_status("501")
+}
+
 /// The error that tells of a failed request. S3 names no secret in its own.
 pub fn translate(error: StoreError, what: &str) -> Error {
     let told = Told::of(&error);
