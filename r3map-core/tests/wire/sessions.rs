@@ -1,10 +1,11 @@
 //! A client that comes back takes its old connection's place, and only once that is over.
 
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use r3map_core::wire::{Header, Hello, Kind};
-use r3map_core::{Backend, Code, ExportOptions};
+use r3map_core::wire::{Header, Hello, Kind, NEWEST_VERSION, Welcome};
+use r3map_core::{Backend, BackendOptions, Code, ExportOptions, Mode, Mount};
 
 use crate::support::blocked::Blocked;
 use crate::support::raw::{Raw, hello};
@@ -72,4 +73,36 @@ fn connections_of_other_clients_roles_and_exports_are_left_alone() {
         raw.send(Header::new(Kind::Sync, 1), &[]);
         assert_eq!(raw.receive().unwrap().0.kind, Kind::Done);
     }
+}
+
+#[test]
+fn only_the_first_of_a_mounts_connections_says_that_it_will_write_so_that_no_late_one_takes_the_lease_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("r3map://{}/region", listener.local_addr().unwrap());
+    let opening = std::thread::spawn(move || {
+        Mount::options().mode(Mode::Managed).open_url(&url, &BackendOptions::default()).unwrap()
+    });
+    let welcome = Welcome {
+        version: NEWEST_VERSION,
+        features: 0,
+        written: None,
+        moving: None,
+        size: 1 << 20,
+        read_only: false,
+        chunk_size: 256 << 10,
+        alignment: 1,
+        max_request: 1 << 20,
+        identity: [1; 16],
+        keeper: [2; 16],
+    };
+    let greet = || {
+        let mut raw = Raw::over(listener.accept().unwrap().0);
+        let (header, hello) = raw.receive().unwrap();
+        raw.send(Header::new(Kind::Welcome, header.id), &welcome.encode());
+        (raw, Hello::decode(&hello).unwrap())
+    };
+    let ((demand, first), (bulk, second)) = (greet(), greet());
+    assert_eq!([(first.role, first.write), (second.role, second.write)], [(0, true), (1, false)]);
+    drop((demand, bulk, listener));
+    opening.join().unwrap().discard().unwrap();
 }

@@ -326,7 +326,7 @@ impl Client {
             return Err(Absence::Away(Error::new(Code::Disconnected, "there is no address to connect to again")));
         };
         let deadline = Instant::now() + GREETING_TIME;
-        let write = self.writer.load(Ordering::SeqCst);
+        let write = self.says_to_write(role, generation) && self.writer.load(Ordering::SeqCst);
         let session = self.leech.as_ref().map(Leech::session);
         let hello = Hello { generation, role, write, session, ..self.hello.clone() };
         let socket = socket::connect(address, *insecure, deadline).map_err(|error| match error.code() {
@@ -351,6 +351,13 @@ impl Client {
             leech.greeted(moving);
         }
         Ok(connected)
+    }
+
+    /// Whether a connection is greeted as the writer's, if this client is that: only where it may carry writes that were
+    /// sent before. One that the server hears of when the lease was given back already would take it again.
+    fn says_to_write(&self, role: u16, generation: u64) -> bool {
+        let is_first = generation == 2 && self.ear.is_none();
+        role == 0 || role == ASKING || role == 1 && !is_first
     }
 
     /// Makes sure that the region is the one that was opened, and notices a keeper that is gone.
