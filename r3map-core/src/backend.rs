@@ -61,7 +61,7 @@ pub struct Info {
     pub max_request: u32,
     /// How many requests at once are of use.
     pub concurrency: u32,
-    /// Whether a mount keeps pages here unless told otherwise: backends over a network.
+    /// Whether a mount keeps pages here unless told otherwise: backends over a network, and tapes.
     pub managed_by_default: bool,
     /// Whether calls run code of a language with a collector or an interpreter lock, so that a page fault
     /// that waited for them could wait for ever: such a backend gives no slice.
