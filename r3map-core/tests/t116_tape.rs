@@ -176,7 +176,8 @@ fn damage_is_mended_by_writing_the_chunk_and_a_part_of_it_is_refused() {
     backend.close().unwrap();
     let mut expected = last;
     expected[..1024].fill(0);
-    (expected[1024..1536].fill(7), expected[1536..2048].fill(8));
+    expected[1024..1536].fill(7);
+    expected[1536..2048].fill(8);
     assert!(all(&open(&url(&at, "")).unwrap()) == expected);
 }
 
