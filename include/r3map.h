@@ -175,7 +175,7 @@ void r3map_cancel_free(r3map_cancel *cancel);
  * threads at once, and end with R3MAP_TIMEOUT after the backend's deadline (30 seconds).
  *
  * URLs: `memory:?size=1GiB`, `file:///path[?size=1GiB]` (a size creates what is missing),
- * `dir:///path?chunk=64KiB&size=1GiB` (a file a chunk), `r3map://host:7070/name`,
+ * `dir:///path?chunk=64KiB&size=1GiB` (a file a chunk), `tape:///path`, `r3map://host:7070/name`,
  * `r3map+unix:///path/of/socket?name=name`. Sizes take KiB MiB GiB TiB.
  */
 
@@ -834,6 +834,11 @@ r3map_error *r3map_server_seed(r3map_server *server,
 // it. The string lives as long as the seeder.
 r3map_error *r3map_seeder_url(const r3map_seeder *seeder,
                               const char **url);
+
+// The command by which a leecher takes the region, where a seeder that listens by itself made a certificate and a token;
+// "" where it did not. It holds the token, a secret. The string lives as long as the seeder.
+r3map_error *r3map_seeder_client_line(const r3map_seeder *seeder,
+                                      const char **line);
 
 // The first event after the one whose sequence number is `after`, 0 for the first of all, waiting for it at most
 // `timeout` milliseconds; 0 waits for ever. `state` is one of r3map_seed_state. `cause` is an error that is yours to

@@ -56,7 +56,7 @@ type NativeBackend struct {
 // is opened by [Open].
 //
 // URLs are memory:?size=1GiB, file:///path[?size=1GiB] (a size creates what is missing), dir:///path?chunk=64KiB&size=1GiB,
-// r3map://host:7070/name and r3map+unix:///path/of/socket?name=name.
+// tape:///path, r3map://host:7070/name and r3map+unix:///path/of/socket?name=name.
 func BackendFromURL(ctx context.Context, url string, options ...BackendOption) (*NativeBackend, error) {
 	settings := newBackendSettings(options)
 	defer settings.free()

@@ -25,6 +25,7 @@ type Seeder struct {
 	events events
 	life   life
 	url    string
+	line   string
 }
 
 // SeedState is what a seeder's event says.
@@ -114,12 +115,16 @@ func seed(ctx context.Context, at string, options []SeedOption, call func(at *C.
 	if settings.err != nil {
 		return nil, settings.err
 	}
-	var url *C.char
-	if err := take(C.r3map_seeder_url(c, &url)); err != nil {
+	var url, line *C.char
+	err := take(C.r3map_seeder_url(c, &url))
+	if err == nil {
+		err = take(C.r3map_seeder_client_line(c, &line))
+	}
+	if err != nil {
 		C.r3map_seeder_free(c)
 		return nil, err
 	}
-	s := &Seeder{c: c, url: C.GoString(url), events: newEvents(), life: newLife()}
+	s := &Seeder{c: c, url: C.GoString(url), line: C.GoString(line), events: newEvents(), life: newLife()}
 	s.handle.free = func() { C.r3map_seeder_free(c) }
 	return s, nil
 }
@@ -150,6 +155,15 @@ func (s *Seeder) URL() string {
 		return ""
 	}
 	return s.url
+}
+
+// ClientLine is the command by which a leecher takes the region, where a seeder that listens by itself made a certificate
+// and a token; "" where it did not. It holds the token, a secret.
+func (s *Seeder) ClientLine() string {
+	if s == nil {
+		return ""
+	}
+	return s.line
 }
 
 // Next takes the next event, each once and none lost; it waits for one until the context or the seeder ends.

@@ -48,3 +48,19 @@ func TestAServerOffLoopbackIsReachedByTLSAndAToken(t *testing.T) {
 	_, err = r3map.Serve("", r3map.WithToken("\x00"))
 	fails(t, err, r3map.ErrInvalidArgument, "token: it holds a NUL byte")
 }
+
+func TestASeederOffLoopbackSaysHowItsLeecherDoes(t *testing.T) {
+	m := open(t, "memory:?size=100000")
+	seeder := seed(t, m)
+	check(t, seeder.ClientLine() == "", "on this host nothing of it is needed")
+	ok(t, seeder.Close())
+	seeder, err := m.Seed(background, "0.0.0.0:0", r3map.WithState(filepath.Join(t.TempDir(), "state")))
+	ok(t, err)
+	defer seeder.Close()
+	words := strings.Split(seeder.ClientLine(), " ")
+	check(t, len(words) == 7 && words[2] == "leech" && words[6] == "LOCAL", "the line is %s", words)
+	token, pin := r3map.WithToken(strings.TrimPrefix(words[0], "R3MAP_TOKEN=")), r3map.WithTLSPin(words[4])
+	leecher := leech(t, strings.Replace(seeder.URL(), "0.0.0.0", "127.0.0.1", 1), "memory:", token, pin)
+	ok(t, leecher.WaitLocal(patience(t), 1))
+	ok(t, leecher.Close())
+}

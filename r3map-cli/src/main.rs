@@ -41,6 +41,8 @@ URLs:
   file:///PATH[?size=1GiB]       a file or block device of this host
   dir:///PATH[?chunk=64KiB&size=1GiB]
                                  a directory of chunks, one file each
+  tape:///PATH[?chunk=64KiB&size=1GiB&index=/PATH]
+                                 a tape drive, or a file that is written at its end alone
   r3map://HOST:PORT/NAME         an export of `r3map serve`, or what `r3map seed` printed
   r3map+unix:///SOCKET?name=NAME the same over a UNIX socket
   r3maps://HOST:PORT/NAME        the same by TLS: --tls-ca or --tls-pin says by what to know the server

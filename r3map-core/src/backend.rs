@@ -37,6 +37,7 @@ pub mod remote;
 pub mod rpc;
 #[cfg(feature = "s3")]
 mod s3;
+pub mod tape;
 
 /// How many bytes of one blocking call are under way at once: a chunk always may be.
 const FLIGHT: usize = 128 << 20;
@@ -60,7 +61,7 @@ pub struct Info {
     pub max_request: u32,
     /// How many requests at once are of use.
     pub concurrency: u32,
-    /// Whether a mount keeps pages here unless told otherwise: backends over a network.
+    /// Whether a mount keeps pages here unless told otherwise: backends over a network, and tapes.
     pub managed_by_default: bool,
     /// Whether calls run code of a language with a collector or an interpreter lock, so that a page fault
     /// that waited for them could wait for ever: such a backend gives no slice.
@@ -484,6 +485,7 @@ pub fn open(url: &str, options: &BackendOptions) -> Result<Arc<dyn Backend>> {
         "memory" => Ok(Arc::new(memory::Memory::open(&location)?)),
         "file" => Ok(Arc::new(file::File::open(&location)?)),
         "dir" => Ok(Arc::new(dir::Directory::open(&location)?)),
+        "tape" => Ok(Arc::new(tape::Tape::open(&location)?)),
         "r3map" | "r3maps" | "r3map+unix" => Ok(Arc::new(remote::Remote::open(&location, options)?)),
         "nbd" | "nbds" | "nbd+unix" | "nbds+unix" => Ok(Arc::new(nbd::Nbd::open(&location, options)?)),
         #[cfg(feature = "grpc")]

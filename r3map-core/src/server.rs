@@ -198,7 +198,7 @@ struct Export {
     /// Who may write.
     lease: Lease,
     /// Which version clients are told; none where nobody writes by the server.
-    writes: Option<Writes>,
+    writes: Option<Arc<Writes>>,
     /// What moves it away, where it may be taken rather than used.
     seed: Option<Arc<Driver>>,
 }

@@ -13,6 +13,7 @@ pub const SCHEMES: &[&str] = &[
     "memory",
     "file",
     "dir",
+    "tape",
     "r3map",
     "r3map+unix",
     "nbd",

@@ -11,7 +11,10 @@ use r3map_core::backend::memory::Memory;
 use r3map_core::server::named;
 use r3map_core::wire::greeting::decode_error;
 use r3map_core::wire::{Header, Hello, Kind};
-use r3map_core::{BackendOptions, Code, Credentials, ExportOptions, Server, ServerOptions, log};
+use r3map_core::{
+    BackendOptions, Code, Credentials, ExportOptions, Leecher, Mount, MountOptions, SeedOptions, Server, ServerOptions,
+    log,
+};
 
 mod authority;
 mod peers;
@@ -221,6 +224,16 @@ fn a_server_beyond_this_host_that_is_given_nothing_makes_what_it_needs_and_keeps
         let mode = std::fs::metadata(state.join(file)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }
+    // A seeder that listens by itself is reached in the same way.
+    let mount = Mount::options().open_url("memory:?size=65536", &BackendOptions::default()).unwrap();
+    let options = SeedOptions { credentials: credentials.clone(), ..SeedOptions::default() };
+    let seeder = mount.seed("0.0.0.0:0", &options).unwrap();
+    let line = seeder.client_line().unwrap().replace(" leech ", " mount ");
+    let (options, _) = by_line(line.strip_suffix(" LOCAL").unwrap());
+    let url = seeder.url().unwrap().replace("0.0.0.0", "127.0.0.1");
+    let leecher = Leecher::open(&url, "memory:", MountOptions::default(), &options).unwrap();
+    leecher.close().unwrap();
+    seeder.close().unwrap();
     // On this host nothing of it is needed.
     let (server, url) = serve(credentials, "127.0.0.1:0");
     assert!(url.starts_with("r3map://") && server.client_line(&url).is_none(), "{url}");

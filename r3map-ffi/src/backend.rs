@@ -5,7 +5,7 @@
 //! threads at once, and end with R3MAP_TIMEOUT after the backend's deadline (30 seconds).
 //!
 //! URLs: `memory:?size=1GiB`, `file:///path[?size=1GiB]` (a size creates what is missing),
-//! `dir:///path?chunk=64KiB&size=1GiB` (a file a chunk), `r3map://host:7070/name`,
+//! `dir:///path?chunk=64KiB&size=1GiB` (a file a chunk), `tape:///path`, `r3map://host:7070/name`,
 //! `r3map+unix:///path/of/socket?name=name`. Sizes take KiB MiB GiB TiB.
 
 use std::ffi::{c_char, c_int, c_void};

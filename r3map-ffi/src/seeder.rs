@@ -32,6 +32,8 @@ pub struct r3map_seeder {
     seeder: Seeder,
     /// The URL as C reads it; empty under a server that others use too.
     url: CString,
+    /// The command by which a leecher takes the region, or nothing.
+    line: CString,
 }
 
 impl Handle for r3map_seeder {
@@ -43,7 +45,8 @@ impl Handle for r3map_seeder {
 impl From<Seeder> for r3map_seeder {
     fn from(seeder: Seeder) -> r3map_seeder {
         let url = c_string(seeder.url().unwrap_or_default());
-        r3map_seeder { seeder, url }
+        let line = c_string(&seeder.client_line().unwrap_or_default());
+        r3map_seeder { seeder, url, line }
     }
 }
 
@@ -132,6 +135,22 @@ pub unsafe extern "C" fn r3map_seeder_url(seeder: *const r3map_seeder, url: *mut
         let seeder = unsafe { get(seeder) }?;
         // SAFETY: the caller's promise: not NULL, so valid for a write.
         unsafe { place(url, "URL")?.write(seeder.url.as_ptr()) };
+        Ok(())
+    })
+}
+
+/// The command by which a leecher takes the region, where a seeder that listens by itself made a certificate and a token;
+/// "" where it did not. It holds the token, a secret. The string lives as long as the seeder.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn r3map_seeder_client_line(
+    seeder: *const r3map_seeder,
+    line: *mut *const c_char,
+) -> *mut r3map_error {
+    call("r3map_seeder_client_line", || {
+        // SAFETY: the caller's promise: a seeder, or NULL.
+        let seeder = unsafe { get(seeder) }?;
+        // SAFETY: the caller's promise: not NULL, so valid for a write.
+        unsafe { place(line, "line")?.write(seeder.line.as_ptr()) };
         Ok(())
     })
 }

@@ -57,6 +57,28 @@ int main(void)
     FAILS(r3map_server_new(settings, &none), R3MAP_INVALID_ARGUMENT, "tokn: unknown option; did you mean \"token\"?");
     CHECK(none == NULL);
     r3map_server_options_free(settings);
+
+    /* A seeder that listens by itself says how its leecher does. */
+    r3map_mount *mount = open_mount("memory:?size=100000", NULL, NULL);
+    r3map_seed_options *seeding = r3map_seed_options_new();
+    r3map_seed_options_set(seeding, "state", state);
+    r3map_seeder *seeder;
+    OK(r3map_mount_seed(mount, "0.0.0.0:0", seeding, NULL, &seeder));
+    r3map_seed_options_free(seeding);
+    OK(r3map_seeder_client_line(seeder, &line));
+    char begin[200];
+    snprintf(begin, sizeof begin, "R3MAP_TOKEN=%s r3map leech --tls-pin %s r3maps://", token, pin);
+    CHECK(strncmp(line, begin, strlen(begin)) == 0 && strstr(line, "/region LOCAL") != NULL);
+    OK(r3map_seeder_close(seeder, NULL));
+    r3map_seeder_free(seeder);
+    OK(r3map_mount_seed(mount, "127.0.0.1:0", NULL, NULL, &seeder));
+    OK(r3map_seeder_client_line(seeder, &line));
+    CHECK(strcmp(line, "") == 0);
+    FAILS(r3map_seeder_client_line(seeder, NULL), R3MAP_INVALID_ARGUMENT, "line");
+    OK(r3map_seeder_close(seeder, NULL));
+    r3map_seeder_free(seeder);
+    close_mount(mount);
+
     OK(r3map_server_close(server, NULL));
     r3map_server_free(server);
     for (const char *const *name = (const char *const[]){"server-cert.pem", "server-key.pem", "token", NULL}; *name; name++) {

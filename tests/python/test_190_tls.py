@@ -46,6 +46,19 @@ def test_a_region_is_pulled_by_who_is_allowed(tmp_path):
             r3map.leech(reached(server, "other")[0], "memory:", **credentials)
 
 
+def test_a_seeder_off_loopback_says_how_its_leecher_does(tmp_path):
+    with r3map.mount("memory:?size=100000") as m:
+        m.write_at(b"moves", 500)
+        with m.seed("0.0.0.0:0", state=tmp_path / "state") as seeder:
+            token, *command, pin, _, local = seeder.client_line().split(" ")
+            assert (command, local) == (["r3map", "leech", "--tls-pin"], "LOCAL")
+            url = seeder.url.replace("0.0.0.0", "127.0.0.1")
+            with r3map.leech(url, "memory:", tls_pin=pin, token=token.removeprefix("R3MAP_TOKEN=")) as leecher:
+                leecher.wait_local(1.0, 60)
+        with m.seed("127.0.0.1:0") as seeder:
+            assert seeder.client_line() is None
+
+
 def test_credentials_that_cannot_be_are_refused(tmp_path):
     with pytest.raises(r3map.InvalidArgument, match='did you mean "token"'):
         r3map.serve(tokn="x")

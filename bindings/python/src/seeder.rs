@@ -96,6 +96,12 @@ impl Seeder {
         self.seeder.seeder.url()
     }
 
+    /// The command by which a leecher takes the region, where the seeder made a certificate and a token by itself. It holds
+    /// the token, a secret.
+    fn client_line(&self) -> Option<String> {
+        self.seeder.seeder.client_line()
+    }
+
     /// The event after number `after`, by default after the last one taken so, waiting for it at most `timeout` seconds.
     /// After the last event of a closed seeder: `r3map.Closed`.
     #[pyo3(signature = (after=None, timeout=Timeout::NEVER), text_signature = "($self, after=None, timeout=None)")]

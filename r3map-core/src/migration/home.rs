@@ -1,6 +1,7 @@
 //! Where it is written who has a region, and who may change that.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,6 +40,20 @@ impl Home {
         let region = std::fs::canonicalize(region).unwrap_or_else(|_| region.to_owned());
         let version = version::Store::Disk(beside(&region, ".r3map.version", ".r3map.version"));
         Arc::new(Home { store: Store::beside(&region), version, region: Some(region), held: AtomicBool::new(false) })
+    }
+
+    /// What tells this region from every other that is open in this process: its file's device and number, whatever
+    /// it is called; of one in memory its home's own address, on a device that no kernel has.
+    pub(crate) fn place(&self) -> Result<(u64, u64)> {
+        let Some(region) = &self.region else { return Ok((u64::MAX, std::ptr::from_ref(self) as u64)) };
+        let metadata = std::fs::metadata(region);
+        let metadata = metadata.map_err(|error| Error::io(format!("look at {}", region.display()), error))?;
+        Ok((metadata.dev(), metadata.ino()))
+    }
+
+    /// Whether both are one place, by the same name.
+    pub(crate) fn is_at(&self, other: &Home) -> bool {
+        std::ptr::eq(self, other) || (self.region.is_some() && self.region == other.region)
     }
 
     /// The record, if there is one.

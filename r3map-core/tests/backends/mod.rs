@@ -61,6 +61,10 @@ pub fn local() -> Vec<Kind> {
         Kind::new("file", true, |at, size| format!("file://{}/file?size={size}", at.display())),
         Kind::new("dir", true, |at, size| format!("dir://{}/dir?size={size}", at.display())),
         Kind::new("dir of odd chunks", true, |at, size| format!("dir://{}/odd?size={size}&chunk=5000", at.display())),
+        Kind { slowness: 4, ..Kind::new("tape", true, |at, size| format!("tape://{}/tape?size={size}", at.display())) },
+        Kind::new("tape of odd chunks", true, |at, size| {
+            format!("tape://{0}/odd-tape?size={size}&chunk=5000&index={0}/index", at.display())
+        }),
     ]
 }
 

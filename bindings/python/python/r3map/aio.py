@@ -209,6 +209,10 @@ class Seeder(_Object[r3map.Seeder]):
         """As `r3map.Seeder.url`."""
         return self.wrapped.url
 
+    def client_line(self) -> str | None:
+        """As `r3map.Seeder.client_line`."""
+        return self.wrapped.client_line()
+
     def __aiter__(self) -> Self:
         return self
 
