@@ -23,6 +23,7 @@ mod bulk;
 mod client;
 pub mod leech;
 mod link;
+mod parcels;
 mod spread;
 mod timing;
 
@@ -45,7 +46,7 @@ impl Remote {
     /// Connects to the server that the location names.
     pub fn open(location: &Location, options: &BackendOptions) -> Result<Remote> {
         let (route, export) = route(location, options)?;
-        Remote::start(location.as_str(), route, &export)
+        Remote::start(location.as_str(), route, &export, options)
     }
 
     /// Speaks to a server over a connected stream socket, which is the backend's from here on. There is this
@@ -53,12 +54,13 @@ impl Remote {
     pub fn connect(descriptor: OwnedFd, name: &str, options: &BackendOptions) -> Result<Remote> {
         let url = format!("descriptor:{name}");
         check_options(&url, options)?;
-        Remote::start(&url, Route::Descriptor(descriptor), name)
+        Remote::start(&url, Route::Descriptor(descriptor), name, options)
     }
 
-    fn start(url: &str, route: Route, export: &str) -> Result<Remote> {
+    fn start(url: &str, route: Route, export: &str, options: &BackendOptions) -> Result<Remote> {
         check_name(export).map_err(|error| error.context(url))?;
-        let client = Client::start(url, route, export, None).map_err(|error| error.context(url))?;
+        let client =
+            Client::start(url, route, export, options.compression, None).map_err(|error| error.context(url))?;
         Ok(Remote { handle: Arc::new(Handle { client }) })
     }
 
@@ -77,7 +79,8 @@ pub(crate) fn open_away(url: &str, options: &BackendOptions, facts: &Facts, ear:
         return Err(Error::new(Code::Unsupported, message));
     }
     let (route, export) = route(&location, options)?;
-    let client = Client::away(url, route, &export, facts, ear).map_err(|error| error.context(url))?;
+    let client =
+        Client::away(url, route, &export, (facts, options.compression), ear).map_err(|error| error.context(url))?;
     Ok(Arc::new(Remote { handle: Arc::new(Handle { client }) }))
 }
 
@@ -109,7 +112,7 @@ fn route(location: &Location, options: &BackendOptions) -> Result<(Route, String
 
 /// Options that need TLS are refused where it is not spoken.
 pub(super) fn check_options(url: &str, options: &BackendOptions) -> Result<()> {
-    let BackendOptions { tls_cert, tls_key, tls_ca, tls_pin, token, insecure: _ } = options;
+    let BackendOptions { tls_cert, tls_key, tls_ca, tls_pin, token, insecure: _, compression: _ } = options;
     let given = [
         ("tls_cert", tls_cert.is_some()),
         ("tls_key", tls_key.is_some()),
@@ -153,6 +156,10 @@ impl Backend for Remote {
 
     fn round_trip(&self) -> Option<RoundTrip> {
         self.handle.client.bulk.round_trip()
+    }
+
+    fn traffic(&self) -> Option<(u64, u64)> {
+        Some(self.handle.client.parcels.traffic())
     }
 
     fn claim(&self, limit: &Limit) -> Result<()> {
