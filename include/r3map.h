@@ -207,6 +207,12 @@ void r3map_backend_options_set_token(r3map_backend_options *options, const char 
 // Allows plain TCP to a host that is not this one. False by default.
 void r3map_backend_options_set_insecure(r3map_backend_options *options, bool insecure);
 
+// Whether what is read and written travels packed, over r3map's own protocol: "auto" (the default), where both sides can,
+// the peer is on another host, and the network is slower than packing; "off"; or "lz4" or "zstd", however fast the network
+// is.
+void r3map_backend_options_set_compression(r3map_backend_options *options,
+                                           const char *name);
+
 // Frees options; what was opened with them is not touched.
 void r3map_backend_options_free(r3map_backend_options *options);
 
@@ -675,6 +681,11 @@ void r3map_server_options_set(r3map_server_options *options,
 // Go library r3map does, which names no exports: such a server has one.
 void r3map_server_options_set_protocol(r3map_server_options *options,
                                        const char *name);
+
+// Whether what is read and written travels packed, as of a backend: "auto" (the default), "off", "lz4" or "zstd". A client
+// that wants more of it is given more, unless it is off here.
+void r3map_server_options_set_compression(r3map_server_options *options,
+                                          const char *name);
 
 // Frees options; servers made with them are not touched.
 void r3map_server_options_free(r3map_server_options *options);

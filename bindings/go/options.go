@@ -304,6 +304,16 @@ func WithProtocol(name string) ServeOption {
 	})
 }
 
+// WithCompression says whether what is read and written travels packed over r3map's own protocol: "auto" (the default), where
+// both sides can, the peer is on another host, and the network is slower than packing; "off"; or "lz4" or "zstd", however
+// fast the network is. A client that wants more of it than its server is given more, unless it is off there.
+func WithCompression(how string) interface {
+	BackendOption
+	ServeOption
+} {
+	return compression(how)
+}
+
 // What options of one noun are collected in, with the first that could not be taken.
 type settings struct{ err error }
 
@@ -547,6 +557,18 @@ func (o deadlineOption) applyServe(s *serveSettings) {
 
 func (o deadlineOption) applySeed(s *seedSettings) {
 	s.milliseconds("deadline", time.Duration(o), func(value C.uint64_t) { C.r3map_seed_options_set_deadline(s.c, value) })
+}
+
+type compression string
+
+func (o compression) applyBackend(s *backendSettings) {
+	s.text("compression", string(o), func(text *C.char) { C.r3map_backend_options_set_compression(s.c, text) })
+}
+
+func (o compression) applyMount(s *mountSettings) { o.applyBackend(s.backend) }
+
+func (o compression) applyServe(s *serveSettings) {
+	s.text("compression", string(o), func(text *C.char) { C.r3map_server_options_set_compression(s.c, text) })
 }
 
 type insecure struct{}

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
-use r3map_core::{BackendOptions, Credentials, Error, MountOptions, Result};
+use r3map_core::{BackendOptions, Compression, Credentials, Error, MountOptions, Result};
 
 /// An option that [`MountOptions::set`] takes by name.
 struct Flag {
@@ -104,6 +104,9 @@ pub struct BackendFlags {
     /// Allow plain TCP to a host that is not this one
     #[arg(long)]
     insecure: bool,
+    /// auto, off, lz4 or zstd: whether bytes travel packed over r3map's own protocol [default: auto]
+    #[arg(long, value_name = "HOW")]
+    compression: Option<String>,
 }
 
 impl BackendFlags {
@@ -123,8 +126,14 @@ impl BackendFlags {
             tls_pin: self.tls_pin.clone(),
             token: token.map(Into::into),
             insecure: self.insecure,
+            compression: parse_compression(self.compression.as_deref())?,
         })
     }
+}
+
+/// What `--compression` says, if anything.
+pub fn parse_compression(word: Option<&str>) -> Result<Compression> {
+    word.map_or(Ok(Compression::default()), |word| word.parse().map_err(|error: Error| error.context("compression")))
 }
 
 /// The first line of a file, without the name that it has in the file of a server.

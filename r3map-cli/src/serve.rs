@@ -9,7 +9,7 @@ use r3map_core::url::Location;
 use r3map_core::{Backend, Code, Error, ExportOptions, Protocol, Result, Server, ServerOptions, backend};
 use serde_json::json;
 
-use crate::flags::ServerFlags;
+use crate::flags::{ServerFlags, parse_compression};
 use crate::interrupts::Interrupts;
 use crate::print;
 use crate::progress::Progress;
@@ -47,6 +47,9 @@ pub struct Serve {
     /// Bound of each operation; 0 waits for ever [default: 30s]
     #[arg(long, value_name = "TIME")]
     deadline: Option<String>,
+    /// auto, off, lz4 or zstd: whether bytes travel packed over r3map's own protocol [default: auto]
+    #[arg(long, value_name = "HOW")]
+    compression: Option<String>,
     #[command(flatten)]
     server: ServerFlags,
 }
@@ -57,6 +60,7 @@ impl Serve {
         let mut options = ServerOptions {
             credentials: self.server.credentials(),
             insecure: self.server.insecure,
+            compression: parse_compression(self.compression.as_deref())?,
             ..ServerOptions::default()
         };
         if let Some(protocol) = &self.protocol {

@@ -12,7 +12,7 @@ use crate::buffer::Buffer;
 use crate::cancel::{Limit, Waiter};
 use crate::error::{Code, Error, Result};
 use crate::migration::home::Home;
-use crate::options::Secret;
+use crate::options::{Compression, Secret};
 use crate::url::Location;
 use crate::version::{Lineage, Version};
 
@@ -239,6 +239,11 @@ pub trait Backend: Send + Sync + 'static {
 
     /// How long the store takes to answer something small: the least and the latest, where that is measured.
     fn round_trip(&self) -> Option<RoundTrip> {
+        None
+    }
+
+    /// How many bytes it sent over a network and received, where it counts them.
+    fn traffic(&self) -> Option<(u64, u64)> {
         None
     }
 
@@ -475,12 +480,19 @@ pub struct BackendOptions {
     pub token: Option<Secret>,
     /// Allows plain TCP to a host that is not this one.
     pub insecure: bool,
+    /// Whether what is read and written travels packed, over r3map's own protocol; what asks for it of another is refused.
+    pub compression: Compression,
 }
 
 /// Opens the backend that a URL names. Creates nothing but the region of `memory:` and, where the URL gives
 /// a size, a file or directory that is missing.
 pub fn open(url: &str, options: &BackendOptions) -> Result<Arc<dyn Backend>> {
     let location = Location::parse(url)?;
+    let is_packed = matches!(options.compression, Compression::Lz4 | Compression::Zstd);
+    if is_packed && !matches!(location.scheme(), "memory" | "file" | "dir" | "r3map" | "r3maps" | "r3map+unix") {
+        let message = format!("{url}: compression is for r3map's own protocol: leave it out");
+        return Err(Error::new(Code::InvalidArgument, message));
+    }
     match location.scheme() {
         "memory" => Ok(Arc::new(memory::Memory::open(&location)?)),
         "file" => Ok(Arc::new(file::File::open(&location)?)),

@@ -48,7 +48,7 @@ pub use error::{Code, Error, Result};
 pub use migration::leecher::{LeechState, Leecher};
 pub use migration::seeder::{Group, SeedEvent, SeedOptions, SeedState, Seeder};
 pub use mount::{Mount, Slice};
-pub use options::{Credentials, DeviceChoice, Mode, MountOptions, Pull};
+pub use options::{Compression, Credentials, DeviceChoice, Mode, MountOptions, Pull};
 pub use server::{ExportOptions, Protocol, Server, ServerOptions};
 pub use stats::Stats;
 

@@ -254,6 +254,10 @@ impl Mount {
         if let Some(leeched) = &inner.leeched {
             leeched.tie.put_into(&mut stats);
         }
+        if let Some((sent, received)) = inner.backend.traffic() {
+            stats.put("sent_bytes", sent);
+            stats.put("received_bytes", received);
+        }
         Ok(stats)
     }
 

@@ -37,6 +37,20 @@ pub enum DeviceChoice {
     Fuse,
 }
 
+/// Whether the bytes of reads and writes travel packed between a client and a server of r3map's own protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// Where the other side can too, the peer is on another host, and the network is slower than packing.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+    /// By lz4, however fast the network is, wherever it makes them shorter.
+    Lz4,
+    /// The same by zstd.
+    Zstd,
+}
+
 /// When pages of a managed mount are pulled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pull {
@@ -258,6 +272,19 @@ impl FromStr for Mode {
     type Err = Error;
     fn from_str(value: &str) -> Result<Mode> {
         word(value, &[("auto", Mode::Auto), ("direct", Mode::Direct), ("managed", Mode::Managed)])
+    }
+}
+
+impl FromStr for Compression {
+    type Err = Error;
+    fn from_str(value: &str) -> Result<Compression> {
+        let known = [
+            ("auto", Compression::Auto),
+            ("off", Compression::Off),
+            ("lz4", Compression::Lz4),
+            ("zstd", Compression::Zstd),
+        ];
+        word(value, &known)
     }
 }
 

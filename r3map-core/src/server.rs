@@ -17,12 +17,13 @@ use crate::backend::{self, Backend, Operation};
 use crate::cancel::{Limit, deadline_in};
 use crate::error::{Code, Error, Result};
 use crate::migration::seeder::driver::Driver;
-use crate::options::Credentials;
+use crate::options::{Compression, Credentials};
 use crate::thread::{self, Process};
 use crate::tls::Above;
 use crate::tls::server::ServerTls;
 use crate::url::{SCHEMES, nearest, percent_encode, unknown_scheme};
 use crate::wire::channel::Channel;
+use crate::wire::compress::{self, EAGER};
 use crate::wire::{Identity, greeting, socket};
 
 pub(crate) mod caller;
@@ -117,6 +118,8 @@ pub struct ServerOptions {
     pub deadline: Duration,
     /// How many connections at once; more are refused with `busy`.
     pub max_connections: usize,
+    /// Whether what is read and written travels packed, over r3map's own protocol; what asks for it of another is refused.
+    pub compression: Compression,
 }
 
 impl Default for ServerOptions {
@@ -127,6 +130,7 @@ impl Default for ServerOptions {
             insecure: false,
             deadline: Duration::from_secs(30),
             max_connections: 1024,
+            compression: Compression::Auto,
         }
     }
 }
@@ -153,6 +157,8 @@ pub struct Server {
 /// What the threads of a server share.
 pub(crate) struct Inner {
     options: ServerOptions,
+    /// Which features about packing it has.
+    features: u64,
     /// Names this life of the server: what only its memory keeps is gone with it.
     life: Identity,
     /// How connections are secured, where they are.
@@ -235,8 +241,14 @@ impl Server {
             // Nothing is set yet.
             let _ = tls.set(Arc::new(ServerTls::new(&options.credentials, above)?));
         }
+        let features = compress::features(options.compression)?;
+        if features & EAGER != 0 && options.protocol != Protocol::R3map {
+            let message = format!("compression: {} has none", options.protocol.name());
+            return Err(Error::new(Code::Unsupported, message));
+        }
         let inner = Inner {
             options,
+            features,
             life: socket::random()?,
             tls,
             exports: RwLock::default(),

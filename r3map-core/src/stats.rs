@@ -72,6 +72,15 @@ impl Counter {
     }
 }
 
+/// What went over a network, in bytes of the protocol: as frames, before any encryption.
+#[derive(Default)]
+pub(crate) struct Traffic {
+    /// To the peer.
+    pub sent: Counter,
+    /// From the peer.
+    pub received: Counter,
+}
+
 /// What a region that keeps pages counts.
 #[derive(Default)]
 pub(crate) struct Figures {

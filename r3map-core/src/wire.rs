@@ -4,6 +4,12 @@
 //! are pure functions of bytes; `channel` and `incoming` move them over a socket.
 
 pub(crate) mod channel;
+#[cfg(feature = "compression")]
+mod codec;
+#[cfg(not(feature = "compression"))]
+#[path = "wire/codec_missing.rs"]
+mod codec;
+pub mod compress;
 #[cfg(feature = "frpc")]
 pub mod frpc;
 pub mod greeting;

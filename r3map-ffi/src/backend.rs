@@ -161,6 +161,20 @@ pub unsafe extern "C" fn r3map_backend_options_set_insecure(options: *mut r3map_
     unsafe { set(options, "insecure", Ok(insecure), |core, value| core.insecure = value) }
 }
 
+/// Whether what is read and written travels packed, over r3map's own protocol: "auto" (the default), where both sides can,
+/// the peer is on another host, and the network is slower than packing; "off"; or "lz4" or "zstd", however fast the network
+/// is.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn r3map_backend_options_set_compression(
+    options: *mut r3map_backend_options,
+    name: *const c_char,
+) {
+    // SAFETY: the caller's promise: options and a C string, or NULL.
+    unsafe {
+        set(options, "compression", text(name, "name").and_then(str::parse), |core, value| core.compression = value)
+    }
+}
+
 /// Frees options; what was opened with them is not touched.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn r3map_backend_options_free(options: *mut r3map_backend_options) {

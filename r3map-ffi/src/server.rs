@@ -121,6 +121,16 @@ pub unsafe extern "C" fn r3map_server_options_set_protocol(options: *mut r3map_s
     unsafe { set(options, "protocol", text(name, "name").and_then(str::parse), |core, value| core.protocol = value) }
 }
 
+/// Whether what is read and written travels packed, as of a backend: "auto" (the default), "off", "lz4" or "zstd". A client
+/// that wants more of it is given more, unless it is off here.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn r3map_server_options_set_compression(options: *mut r3map_server_options, name: *const c_char) {
+    // SAFETY: the caller's promise: options and a C string, or NULL.
+    unsafe {
+        set(options, "compression", text(name, "name").and_then(str::parse), |core, value| core.compression = value)
+    }
+}
+
 /// Frees options; servers made with them are not touched.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn r3map_server_options_free(options: *mut r3map_server_options) {

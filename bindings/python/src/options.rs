@@ -15,7 +15,7 @@ use crate::argument::{time, type_of};
 use crate::error;
 
 /// Options of a backend, by name.
-const BACKEND: [&str; 6] = ["tls_cert", "tls_key", "tls_ca", "tls_pin", "token", "insecure"];
+const BACKEND: [&str; 7] = ["tls_cert", "tls_key", "tls_ca", "tls_pin", "token", "insecure", "compression"];
 
 /// What opening a backend and mounting it takes.
 #[derive(Default)]
@@ -127,6 +127,10 @@ fn set_backend(py: Python<'_>, options: &mut BackendOptions, name: &str, value: 
         "tls_pin" => options.tls_pin = value.extract()?,
         "token" => options.token = value.extract::<Option<String>>()?.map(Into::into),
         "insecure" => options.insecure = flag(py, name, value)?,
+        "compression" => {
+            let set = text(name, value)?.parse().map_err(|failure: Error| failure.context(name));
+            options.compression = raised(py, set)?;
+        }
         _ => return Err(error::raise(py, unknown(name, &BACKEND))),
     }
     Ok(())
@@ -149,9 +153,13 @@ pub fn server(py: Python<'_>, options: Option<&Bound<'_, PyDict>>) -> PyResult<S
                 .map(|value| found.max_connections = value)
                 .map_err(|_| invalid(format!("{text:?} is no number of connections"))),
             "protocol" => text.parse().map(|value| found.protocol = value),
+            "compression" => text
+                .parse()
+                .map(|value| found.compression = value)
+                .map_err(|failure: Error| failure.context("compression")),
             _ => Err(unknown(
                 &name,
-                &[Credentials::NAMES, &["insecure", "deadline", "max_connections", "protocol"]].concat(),
+                &[Credentials::NAMES, &["insecure", "deadline", "max_connections", "protocol", "compression"]].concat(),
             )),
         };
         set.map_err(|failure| error::raise(py, failure))?;

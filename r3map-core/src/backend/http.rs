@@ -121,7 +121,7 @@ impl Source {
     fn new(location: &Location, options: &BackendOptions) -> Result<Source> {
         let tls = location.scheme() == "https";
         let invalid = |message: &str| Error::new(Code::InvalidArgument, message.to_owned());
-        let BackendOptions { tls_cert, tls_key, tls_ca, tls_pin, token, insecure } = options;
+        let BackendOptions { tls_cert, tls_key, tls_ca, tls_pin, token, insecure, compression: _ } = options;
         if tls_pin.is_some() {
             return Err(invalid("a web server is known by tls_ca or the system's authorities, not by tls_pin"));
         }

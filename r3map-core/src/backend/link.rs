@@ -67,8 +67,8 @@ pub trait Protocol: Send + Sync + Sized + 'static {
 
 /// A request, but for when to give up and whom to tell.
 pub trait Asked: Send + 'static {
-    /// What is sent under this number, for the first time or once more.
-    fn packet(&mut self, id: u64) -> Packet;
+    /// What is sent by this connection under this number, for the first time or once more.
+    fn packet(&mut self, id: u64, channel: &Channel) -> Packet;
 
     /// What it is about, for messages.
     fn what(&self) -> String;
@@ -175,6 +175,11 @@ impl<P: Protocol> Link<P> {
         state.end_if_idle();
     }
 
+    /// The connection, if there is one.
+    pub fn channel(&self) -> Option<Arc<Channel>> {
+        self.state().channel.clone()
+    }
+
     /// How many requests are under way, and whether there is a connection that may take more.
     pub fn load(&self) -> (usize, bool) {
         let state = self.state();
@@ -224,7 +229,7 @@ impl<P: Protocol> Link<P> {
         state.last_id += 1;
         let id = state.last_id;
         let channel = state.channel.clone();
-        let packet = channel.is_some().then(|| asked.packet(id));
+        let packet = channel.as_ref().map(|channel| asked.packet(id, channel));
         state.under_way.insert(id, Sent { asked, deadline, completion, at: Instant::now() });
         drop(state);
         match (channel, packet) {
@@ -445,7 +450,7 @@ impl<P: Protocol> Link<P> {
         let mut packets = Vec::with_capacity(state.under_way.len());
         for (id, sent) in &mut state.under_way {
             sent.at = now;
-            packets.push(sent.asked.packet(*id));
+            packets.push(sent.asked.packet(*id, channel));
         }
         drop(state);
         for packet in packets {

@@ -23,11 +23,12 @@ mod bulk;
 mod client;
 pub mod leech;
 mod link;
+mod parcels;
 mod spread;
 mod timing;
 
 pub(super) use client::Way;
-use client::{Client, Route};
+use client::{Ask, Client, Route};
 pub(crate) use client::{Ear, Facts};
 
 /// An export of an r3map server. A connection that is lost is made again while requests wait for it; those
@@ -45,7 +46,7 @@ impl Remote {
     /// Connects to the server that the location names.
     pub fn open(location: &Location, options: &BackendOptions) -> Result<Remote> {
         let (route, export) = route(location, options)?;
-        Remote::start(location.as_str(), route, &export, false)
+        Remote::start(location.as_str(), route, &export, Ask::of(options))
     }
 
     /// Speaks to a server over a connected stream socket, which is the backend's from here on. There is this
@@ -53,12 +54,12 @@ impl Remote {
     pub fn connect(descriptor: OwnedFd, name: &str, options: &BackendOptions) -> Result<Remote> {
         let url = format!("descriptor:{name}");
         check_options(&url, options)?;
-        Remote::start(&url, Route::Descriptor(descriptor), name, false)
+        Remote::start(&url, Route::Descriptor(descriptor), name, Ask::of(options))
     }
 
-    fn start(url: &str, route: Route, export: &str, will_write: bool) -> Result<Remote> {
+    fn start(url: &str, route: Route, export: &str, ask: Ask) -> Result<Remote> {
         check_name(export).map_err(|error| error.context(url))?;
-        let client = Client::start(url, route, export, will_write, None).map_err(|error| error.context(url))?;
+        let client = Client::start(url, route, export, ask, None).map_err(|error| error.context(url))?;
         Ok(Remote { handle: Arc::new(Handle { client }) })
     }
 
@@ -76,7 +77,7 @@ pub(crate) fn open_to_write(url: &str, options: &BackendOptions) -> Result<Optio
         return Ok(None);
     }
     let (route, export) = route(&location, options)?;
-    Ok(Some(Arc::new(Remote::start(url, route, &export, true)?)))
+    Ok(Some(Arc::new(Remote::start(url, route, &export, Ask { write: true, ..Ask::of(options) })?)))
 }
 
 fn is_spoken(scheme: &str) -> bool {
@@ -92,7 +93,8 @@ pub(crate) fn open_away(url: &str, options: &BackendOptions, facts: &Facts, ear:
         return Err(Error::new(Code::Unsupported, message));
     }
     let (route, export) = route(&location, options)?;
-    let client = Client::away(url, route, &export, facts, ear).map_err(|error| error.context(url))?;
+    let client =
+        Client::away(url, route, &export, (facts, options.compression), ear).map_err(|error| error.context(url))?;
     Ok(Arc::new(Remote { handle: Arc::new(Handle { client }) }))
 }
 
@@ -124,7 +126,7 @@ fn route(location: &Location, options: &BackendOptions) -> Result<(Route, String
 
 /// Options that need TLS are refused where it is not spoken.
 pub(super) fn check_options(url: &str, options: &BackendOptions) -> Result<()> {
-    let BackendOptions { tls_cert, tls_key, tls_ca, tls_pin, token, insecure: _ } = options;
+    let BackendOptions { tls_cert, tls_key, tls_ca, tls_pin, token, insecure: _, compression: _ } = options;
     let given = [
         ("tls_cert", tls_cert.is_some()),
         ("tls_key", tls_key.is_some()),
@@ -168,6 +170,10 @@ impl Backend for Remote {
 
     fn round_trip(&self) -> Option<RoundTrip> {
         self.handle.client.bulk.round_trip()
+    }
+
+    fn traffic(&self) -> Option<(u64, u64)> {
+        Some(self.handle.client.parcels.traffic())
     }
 
     fn claim(&self, limit: &Limit) -> Result<()> {

@@ -104,7 +104,7 @@ pub(super) fn open(location: &Location, options: &BackendOptions) -> Result<Arc<
 }
 
 fn client(location: &Location, parameters: &Parameters, options: &BackendOptions) -> Result<AmazonS3> {
-    let BackendOptions { tls_cert, tls_key, tls_ca, tls_pin, token, insecure } = options;
+    let BackendOptions { tls_cert, tls_key, tls_ca, tls_pin, token, insecure, compression: _ } = options;
     if tls_cert.is_some() || tls_key.is_some() || tls_pin.is_some() || token.is_some() {
         let message = "S3 knows its clients by the credentials of the environment, and is known by tls_ca or the \
                        system's authorities: no tls_cert, tls_key, tls_pin or token";

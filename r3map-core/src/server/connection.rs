@@ -17,7 +17,8 @@ use crate::migration::seeder::peers::Peer;
 use crate::thread;
 use crate::tls::server::ServerTls;
 use crate::wire::channel::{Channel, Packet, Payload};
-use crate::wire::greeting::{Moving, VERSIONED};
+use crate::wire::compress::{self, EAGER, Packed, Packer};
+use crate::wire::greeting::{MIGRATE, Moving, VERSIONED};
 use crate::wire::header::{SYNCED, ZEROES};
 use crate::wire::incoming::Incoming;
 use crate::wire::{self, Header, Hello, Identity, Kind, MAX_PAYLOAD, Welcome, greeting, socket};
@@ -71,6 +72,7 @@ fn run(guest: &Guest, incoming: &mut Incoming) -> Result<()> {
     let working = Working::begin(server)?;
     export.lease.arrive(hello.client);
     let seed = export.seed.clone().map(|seed| (seed, Peer::new(&hello, channel)));
+    let features = hello.features & compress::accepted(server.features);
     let connection = Arc::new(Connection {
         priority: if hello.role == 0 { Priority::Demand } else { Priority::Bulk },
         max_request: export.backend.info().max_request.clamp(1, MAX_PAYLOAD),
@@ -80,6 +82,8 @@ fn run(guest: &Guest, incoming: &mut Incoming) -> Result<()> {
         client: hello.client,
         display: hello.display.clone(),
         versioned: hello.features & VERSIONED != 0,
+        features,
+        packer: Packer::new((server.features | features) & EAGER != 0),
         under_way: UnderWay::default(),
     });
     // A writer that comes back has its lease before it is welcomed, or is told who has it now.
@@ -90,10 +94,11 @@ fn run(guest: &Guest, incoming: &mut Incoming) -> Result<()> {
         let payload = Payload::Owned(Buffer::copy_of(&welcome.encode()));
         channel.send(Packet::new(Header::new(Kind::Welcome, id), payload))
     });
+    incoming.agree(features);
     let outcome = outcome.and_then(|()| match &seed {
         None => connection.take_requests(incoming),
         Some((seed, peer)) => {
-            incoming.migrate();
+            incoming.agree(MIGRATE);
             seed.arrive(&hello, peer);
             let outcome = connection.migrate(incoming, seed, peer);
             seed.leave(peer, matches!(outcome, Ok(Farewell::Said)));
@@ -161,6 +166,9 @@ pub(super) struct Connection {
     display: String,
     /// Whether the client would know which version it is shown.
     versioned: bool,
+    /// Which features both sides use, of those about packing.
+    features: u64,
+    packer: Packer,
     under_way: UnderWay,
 }
 
@@ -169,7 +177,7 @@ impl Connection {
         let info = self.export.backend.info();
         Welcome {
             version,
-            features: 0,
+            features: self.features,
             written: self.export.writes.as_ref().filter(|_| self.versioned).map(|writes| writes.tell(self.client)),
             moving: self
                 .export
@@ -270,8 +278,8 @@ impl Connection {
             incoming.skip(&self.channel, header)?;
             return send_error(&self.channel, header.id, &error);
         }
-        let mut data = Buffer::new(header.payload as usize);
-        incoming.payload(&self.channel, header, &mut data)?;
+        let mut data = Buffer::new(header.length as usize);
+        incoming.unpacked(&self.channel, header, &mut data)?;
         // A newer connection may have cut this one while the payload came.
         if self.channel.is_stopped() {
             return Ok(());
@@ -340,7 +348,7 @@ impl Connection {
                 if is_zero(&buffer) {
                     Packet::bare(data.with_flags(ZEROES))
                 } else {
-                    Packet::new(data, Payload::Owned(buffer))
+                    self.packed(data, buffer)
                 }
             }
             (Kind::Digest, Ok(Reply::Data(buffer))) if buffer.len() as u64 == header.length => {
@@ -357,6 +365,17 @@ impl Connection {
             (_, Ok(_)) => Packet::bare(done),
         };
         self.channel.send(packet)
+    }
+
+    /// The answer with these bytes, as fewer where that pays.
+    fn packed(&self, header: Header, bytes: Buffer) -> Packet {
+        match self.packer.pack(&bytes, self.features, || self.channel.rate()) {
+            None => Packet::new(header, Payload::Owned(bytes)),
+            Some(Packed { packing, bytes: packed }) => {
+                let (crc, unpacked_crc) = (crc32c::crc32c(&packed), crc32c::crc32c(&bytes));
+                Packet::ready(header.with_packed(packing, packed.len(), crc, unpacked_crc), Payload::Owned(packed))
+            }
+        }
     }
 
     /// Waits for what is under way, then says goodbye if the server closes.

@@ -33,7 +33,7 @@ impl ClientTls {
         let invalid = |message: String| Error::new(Code::InvalidArgument, message);
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| invalid(format!("{host:?} is no name that a certificate could be for")))?;
-        let BackendOptions { tls_cert, tls_key, tls_ca, tls_pin, token, insecure: _ } = options.clone();
+        let BackendOptions { tls_cert, tls_key, tls_ca, tls_pin, token, insecure: _, compression: _ } = options.clone();
         let certificate = match (tls_cert, tls_key) {
             (Some(certificate), Some(key)) => Some((certificate, key)),
             (None, None) => None,

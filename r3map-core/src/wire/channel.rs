@@ -10,7 +10,7 @@ use std::net::Shutdown;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,7 @@ use nix::sys::socket::{MsgFlags, recvmsg, sendmsg};
 use crate::buffer::Buffer;
 use crate::cancel::deadline_in;
 use crate::error::{Code, Error, Result};
+use crate::stats::Traffic;
 use crate::tls::secure::Secure;
 use crate::wire::{HEADER_LENGTH, Header, socket};
 
@@ -139,6 +140,12 @@ pub struct Channel {
     stopped: AtomicBool,
     /// How long the peer may take to receive one frame; zero is for ever.
     patience: Duration,
+    /// Which features both sides use, for those who send by it.
+    features: AtomicU64,
+    /// What counts how much goes over it.
+    traffic: OnceLock<Arc<Traffic>>,
+    /// Whether the peer is on another host.
+    is_far: OnceLock<bool>,
 }
 
 impl Channel {
@@ -148,7 +155,45 @@ impl Channel {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|errno| Error::io("make an event descriptor", errno.into()))?;
         let outgoing = Mutex::new(Outgoing { queue: VecDeque::new(), sent: 0, since: Instant::now(), corked: false });
-        Ok(Channel { socket, secure: OnceLock::new(), wake, outgoing, stopped: AtomicBool::new(false), patience })
+        Ok(Channel {
+            socket,
+            secure: OnceLock::new(),
+            wake,
+            outgoing,
+            stopped: AtomicBool::new(false),
+            patience,
+            features: AtomicU64::new(0),
+            traffic: OnceLock::new(),
+            is_far: OnceLock::new(),
+        })
+    }
+
+    /// Both sides use these features from here on.
+    pub fn agree(&self, features: u64) {
+        self.features.store(features, Ordering::Relaxed);
+    }
+
+    /// Which features both sides use.
+    pub fn features(&self) -> u64 {
+        self.features.load(Ordering::Relaxed)
+    }
+
+    /// Counts what goes and comes from here on.
+    pub fn count_into(&self, traffic: &Arc<Traffic>) {
+        // It is counted already where it was set.
+        let _ = self.traffic.set(traffic.clone());
+    }
+
+    /// So many bytes came.
+    pub(super) fn received(&self, count: usize) {
+        if let Some(traffic) = self.traffic.get() {
+            traffic.received.add(count as u64);
+        }
+    }
+
+    /// How many bytes a second the network takes, as [`socket::rate`] says; `None` within a host.
+    pub fn rate(&self) -> Option<u64> {
+        self.is_far.get_or_init(|| socket::is_far(&self.socket)).then(|| socket::rate(&self.socket)).flatten()
     }
 
     /// Lets files be sent: a socket that is full then takes nothing more, rather than that a thread waits for it.
@@ -183,6 +228,12 @@ impl Channel {
 
     /// Takes what has arrived into these pieces, without waiting: `None` if nothing has, 0 at the end of the stream.
     pub(super) fn receive(&self, pieces: &mut [IoSliceMut<'_>]) -> Result<Option<usize>> {
+        let count = self.receive_now(pieces)?;
+        self.received(count.unwrap_or(0));
+        Ok(count)
+    }
+
+    fn receive_now(&self, pieces: &mut [IoSliceMut<'_>]) -> Result<Option<usize>> {
         if let Some(secure) = self.secure() {
             return secure.receive(&self.socket, pieces);
         }
@@ -263,7 +314,12 @@ impl Channel {
                 _ => self.send_together(outgoing),
             };
             match count {
-                Ok(count) => outgoing.advance(count),
+                Ok(count) => {
+                    if let Some(traffic) = self.traffic.get() {
+                        traffic.sent.add(count as u64);
+                    }
+                    outgoing.advance(count);
+                }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(()),
                 Err(errno) => return Err(self.broken(errno)),

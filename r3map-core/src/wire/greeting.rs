@@ -80,7 +80,8 @@ impl Moving {
 
 /// Feature: frames of a migration are spoken, and the greetings say what that needs.
 pub const MIGRATE: u64 = 1;
-/// Feature: the server says which version of the region it shows.
+/// Feature: the server says which version of the region it shows. Bits 2 to 5 are those of
+/// [`compress`](crate::wire::compress).
 pub const VERSIONED: u64 = 2;
 /// The most regions that move as one.
 pub const MAX_PARTS: usize = 256;

@@ -1,6 +1,8 @@
 //! The header of a frame: what it is, what it is about, how long its payload is, and two checksums.
 
 use crate::error::{Code, Error, Result};
+use crate::wire::compress::Packing;
+use crate::wire::greeting::MIGRATE;
 use crate::wire::{HEADER_LENGTH, MAGIC, MAX_GREETING, MAX_MESSAGE, MAX_PAYLOAD};
 
 /// What a frame is. Numbers not listed here are kept for later; `docs/wire.md` says which for what.
@@ -106,10 +108,11 @@ impl Kind {
         matches!(self, Kind::Digest | Kind::Digests) || (0x40..0x60).contains(&(self as u16))
     }
 
-    /// The flags that mean something in a frame of this kind.
-    fn known_flags(self) -> u16 {
+    /// The flags that mean something in a frame of this kind where these features are used.
+    fn known_flags(self, features: u64) -> u16 {
         match self {
-            Kind::Data => ZEROES,
+            Kind::Data => ZEROES | Packing::flags(features),
+            Kind::Write => Packing::flags(features),
             Kind::Error => RETRYABLE,
             Kind::Close => SYNCED,
             _ => 0,
@@ -139,14 +142,16 @@ pub struct Header {
     pub length: u64,
     /// Length of the payload that follows, in bytes.
     pub payload: u32,
-    /// CRC32C of the payload.
+    /// CRC32C of the payload as it travels.
     pub payload_crc: u32,
+    /// CRC32C of the bytes that a packed payload stands for; 0 of any other frame.
+    pub unpacked_crc: u32,
 }
 
 impl Header {
     /// The header of a frame without range or payload.
     pub fn new(kind: Kind, id: u64) -> Header {
-        Header { kind, flags: 0, id, offset: 0, length: 0, payload: 0, payload_crc: 0 }
+        Header { kind, flags: 0, id, offset: 0, length: 0, payload: 0, payload_crc: 0, unpacked_crc: 0 }
     }
 
     /// The same about a range.
@@ -164,6 +169,16 @@ impl Header {
         Header { payload: payload.len() as u32, payload_crc: crc32c::crc32c(payload), ..self }
     }
 
+    /// The same for bytes that were packed so into a payload of this length and CRC, with their own CRC.
+    pub fn with_packed(self, packing: Packing, length: usize, payload_crc: u32, unpacked_crc: u32) -> Header {
+        Header { flags: self.flags | packing.flag(), payload: length as u32, payload_crc, unpacked_crc, ..self }
+    }
+
+    /// How the payload is packed, if it is.
+    pub fn packing(&self) -> Option<Packing> {
+        matches!(self.kind, Kind::Data | Kind::Write).then(|| Packing::of(self.flags)).flatten()
+    }
+
     /// The header as it is sent.
     pub fn encode(&self) -> [u8; HEADER_LENGTH] {
         let mut bytes = [0; HEADER_LENGTH];
@@ -175,23 +190,26 @@ impl Header {
         bytes[24..32].copy_from_slice(&self.length.to_le_bytes());
         bytes[32..36].copy_from_slice(&self.payload.to_le_bytes());
         bytes[36..40].copy_from_slice(&self.payload_crc.to_le_bytes());
+        bytes[40..44].copy_from_slice(&self.unpacked_crc.to_le_bytes());
         let crc = crc32c::crc32c(&bytes[..44]);
         bytes[44..48].copy_from_slice(&crc.to_le_bytes());
         bytes
     }
 
     /// The header that was received. It is intact, of a known kind, and its payload is no longer than that
-    /// kind allows; whether the range lies inside a region is not known here. Frames of a migration are unknown.
+    /// kind allows; whether the range lies inside a region is not known here. Frames that need a feature are unknown.
     pub fn decode(bytes: &[u8; HEADER_LENGTH]) -> Result<Header> {
-        Header::decode_known(bytes, |kind| !kind.is_of_migration())
+        Header::decode_agreed(bytes, 0)
     }
 
     /// The same on a connection where both sides have agreed to migrate.
     pub fn decode_migrating(bytes: &[u8; HEADER_LENGTH]) -> Result<Header> {
-        Header::decode_known(bytes, |_| true)
+        Header::decode_agreed(bytes, MIGRATE)
     }
 
-    fn decode_known(bytes: &[u8; HEADER_LENGTH], known: impl Fn(Kind) -> bool) -> Result<Header> {
+    /// The same on a connection where both sides use these features.
+    pub fn decode_agreed(bytes: &[u8; HEADER_LENGTH], features: u64) -> Result<Header> {
+        let known = |kind: &Kind| features & MIGRATE != 0 || !kind.is_of_migration();
         if bytes[..4] != MAGIC {
             return Err(corrupt("it does not begin as a frame of r3map does: another protocol is spoken here"));
         }
@@ -199,10 +217,10 @@ impl Header {
             return Err(corrupt("its header fails the checksum"));
         }
         let number = u16_at(bytes, 4);
-        let kind = Kind::from_number(number).filter(|kind| known(*kind)).ok_or_else(|| {
+        let kind = Kind::from_number(number).filter(known).ok_or_else(|| {
             Error::new(Code::Unsupported, format!("a frame of the unknown type {number:#06x}: one side is too old"))
         })?;
-        let header = Header {
+        let mut header = Header {
             kind,
             flags: u16_at(bytes, 6),
             id: u64_at(bytes, 8),
@@ -210,18 +228,26 @@ impl Header {
             length: u64_at(bytes, 24),
             payload: u32_at(bytes, 32),
             payload_crc: u32_at(bytes, 36),
+            unpacked_crc: 0,
         };
-        if header.flags & !kind.known_flags() != 0 {
+        if header.flags & !kind.known_flags(features) != 0 {
             let message = format!("a frame {kind:?} with the unknown flags {:#06x}: one side is too old", header.flags);
             return Err(Error::new(Code::Unsupported, message));
         }
         header.check_payload()?;
+        if header.packing().is_some() {
+            header.unpacked_crc = u32_at(bytes, 40);
+        }
         Ok(header)
     }
 
     fn check_payload(&self) -> Result<()> {
         let payload = self.payload;
         let fits = match self.kind {
+            Kind::Data | Kind::Write if self.packing().is_some() => {
+                let is_one = self.flags.count_ones() == 1 && (self.packing() != Some(Packing::Fill) || payload == 1);
+                is_one && payload > 0 && u64::from(payload) < self.length && self.length <= u64::from(MAX_PAYLOAD)
+            }
             Kind::Hello | Kind::Welcome => payload <= MAX_GREETING,
             Kind::Error => payload >= 4 && payload as usize <= 4 + MAX_MESSAGE,
             Kind::Write => payload <= MAX_PAYLOAD && u64::from(payload) == self.length,

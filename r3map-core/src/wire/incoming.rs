@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 
+use crate::buffer::Buffer;
 use crate::cancel::deadline_in;
 use crate::error::{Code, Error, Result};
 use crate::wire::channel::{Channel, ended};
+use crate::wire::compress::unpack;
 use crate::wire::{HEADER_LENGTH, Header};
 
 /// Room for what arrives behind a frame: many small frames then cost one system call.
@@ -26,19 +28,19 @@ pub struct Incoming {
     end: usize,
     /// When the frame that is being received must be complete.
     deadline: Option<Instant>,
-    /// Whether frames of a migration are known here.
-    migrates: bool,
+    /// Which features both sides use: what is known here of frames that need one.
+    features: u64,
 }
 
 impl Incoming {
     /// Nothing received yet.
     pub fn new() -> Incoming {
-        Incoming { ahead: vec![0; AHEAD].into_boxed_slice(), start: 0, end: 0, deadline: None, migrates: false }
+        Incoming { ahead: vec![0; AHEAD].into_boxed_slice(), start: 0, end: 0, deadline: None, features: 0 }
     }
 
-    /// From here on frames of a migration are known: both sides have agreed to them.
-    pub fn migrate(&mut self) {
-        self.migrates = true;
+    /// From here on frames of these features are known: both sides have agreed to them.
+    pub fn agree(&mut self, features: u64) {
+        self.features |= features;
     }
 
     /// The next header, or `None` when the peer ended its side between frames or the channel was stopped.
@@ -46,7 +48,7 @@ impl Incoming {
     /// time (zero: for ever).
     pub fn header(&mut self, channel: &Channel, silence: Option<Instant>, within: Duration) -> Result<Option<Header>> {
         let Some(bytes) = self.head::<HEADER_LENGTH>(channel, silence, within)? else { return Ok(None) };
-        if self.migrates { Header::decode_migrating(&bytes) } else { Header::decode(&bytes) }.map(Some)
+        Header::decode_agreed(&bytes, self.features).map(Some)
     }
 
     /// The first `N` bytes of the next message of any protocol, otherwise as [`header`](Incoming::header).
@@ -117,6 +119,14 @@ impl Incoming {
             return Err(Error::new(Code::Corrupt, message));
         }
         Ok(())
+    }
+
+    /// Fills `into` with what the payload of a frame stands for, which is as long as the frame's range, and checks it.
+    pub fn unpacked(&mut self, channel: &Channel, header: &Header, into: &mut [u8]) -> Result<()> {
+        let Some(packing) = header.packing() else { return self.payload(channel, header, into) };
+        let mut packed = Buffer::new(header.payload as usize);
+        self.payload(channel, header, &mut packed)?;
+        unpack(packing, &packed, into, header.unpacked_crc)
     }
 
     /// Whether so many bytes are here already.
@@ -212,7 +222,10 @@ impl Incoming {
 fn receive_all(channel: &Channel, into: &mut [u8]) -> Result<Option<usize>> {
     match recv(channel.socket().as_raw_fd(), into, MsgFlags::MSG_WAITALL) {
         Ok(0) => Ok(None),
-        Ok(count) => Ok(Some(count)),
+        Ok(count) => {
+            channel.received(count);
+            Ok(Some(count))
+        }
         Err(Errno::EINTR) => Ok(Some(0)),
         // A socket that was brought here may be one that does not block.
         Err(Errno::EAGAIN) => channel.wait(true, None).map(|()| Some(0)),

@@ -50,6 +50,37 @@ fn is_unix(socket: &OwnedFd) -> bool {
     own.is_ok_and(|own| own.family() == Some(AddressFamily::Unix))
 }
 
+/// Whether the peer of a socket is on another host, as far as its address says.
+pub fn is_far(socket: &OwnedFd) -> bool {
+    let Ok(peer) = socket::getpeername::<socket::SockaddrStorage>(socket.as_raw_fd()) else { return false };
+    match (peer.as_sockaddr_in(), peer.as_sockaddr_in6()) {
+        (Some(peer), _) => !peer.ip().is_loopback(),
+        (_, Some(peer)) => !peer.ip().to_canonical().is_loopback(),
+        _ => false,
+    }
+}
+
+/// How many bytes a second the network behind a TCP socket takes at most, as the kernel measured it last; `None` where
+/// nothing was measured, or what was sent was too little to find out.
+pub fn rate(socket: &OwnedFd) -> Option<u64> {
+    /// Where the bit stands that says that the application, and no network, bounded the rate.
+    const APP_LIMITED: usize = 7;
+    /// Where `tcpi_delivery_rate` does; the kernel has it since 4.9.
+    const DELIVERY_RATE: usize = 160;
+    let mut info = [0_u8; DELIVERY_RATE + 8];
+    let mut length = info.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most as many bytes as are said, which are ours.
+    let got = unsafe {
+        let to = info.as_mut_ptr().cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, to, &mut length)
+    };
+    if got != 0 || (length as usize) < info.len() || info[APP_LIMITED] & 1 != 0 {
+        return None;
+    }
+    let rate = info.last_chunk::<8>().map(|bytes| u64::from_ne_bytes(*bytes));
+    rate.filter(|rate| *rate > 0)
+}
+
 /// Sets what a connection wants that carries much over a long way, besides: its buffer for sending holds what is on its
 /// way, for which the system's default is too little on a fast network, and next to nothing that is not.
 pub fn prepare_bulk(socket: &OwnedFd) {

@@ -63,6 +63,9 @@ class BackendOptions(TypedDict, total=False):
     """The secret by which the server knows this client."""
     insecure: bool | None
     """Allows plain TCP to a host that is not this one."""
+    compression: str | None
+    """Whether reads and writes travel packed over r3map's own protocol: `auto`, the default: where both sides can, the
+    peer is on another host, and the network is slower than packing; `off`; `lz4` or `zstd`: however fast it is."""
 
 
 class MountOptions(BackendOptions, total=False):
@@ -163,3 +166,6 @@ class ServerOptions(Credentials, total=False):
     """How many connections at once; more are refused `busy`. 1024 by default."""
     protocol: str | None
     """What it speaks: `r3map`, the default, `nbd` for clients of all kinds, or `grpc` as the Go library does."""
+    compression: str | None
+    """Whether what is read travels packed, as of a client: `auto`, the default, `off`, `lz4` or `zstd`. A client that wants
+    more of it is given more, unless it is `off` here."""

@@ -53,7 +53,7 @@ impl Body {
 }
 
 impl link::Asked for Asked {
-    fn packet(&mut self, id: u64) -> Packet {
+    fn packet(&mut self, id: u64, _: &Channel) -> Packet {
         // What came of an earlier reply is forgotten, since the request is sent again.
         self.failure = None;
         match &mut self.body {

@@ -11,16 +11,19 @@ use once_cell::sync::OnceCell;
 use super::bulk::{Bulk, MOST_SPARE};
 use super::leech::{Heard, Leech};
 use super::link::{Asked, Body};
+use super::parcels::Parcels;
 use crate::backend::link::{self, Absence, Connected, Links};
-use crate::backend::{Completion, Info, Operation, Priority, Reply, Request};
+use crate::backend::{BackendOptions, Completion, Info, Operation, Priority, Reply, Request};
 use crate::buffer::{Buffer, is_zero};
 use crate::cancel::{Limit, Waiter};
 use crate::error::{Code, Error, Result};
+use crate::options::Compression;
 use crate::thread::{self, Process};
 use crate::tls::client::ClientTls;
 use crate::version::{Lineage, Version};
 use crate::wire::channel::{Channel, Packet, Payload};
-use crate::wire::greeting::VERSIONED;
+use crate::wire::compress::FEATURES;
+use crate::wire::greeting::{MIGRATE, VERSIONED};
 use crate::wire::incoming::Incoming;
 use crate::wire::socket::{self, Address};
 use crate::wire::{self, Header, Hello, Identity, Kind, Welcome, greeting};
@@ -79,6 +82,22 @@ pub struct Facts {
 /// Who hears that the server is away, and why, or back.
 pub type Ear = Box<dyn Fn(Option<Error>) + Send + Sync>;
 
+/// What a client asks for in its greeting.
+#[derive(Clone, Copy)]
+pub struct Ask {
+    /// The writer's lease, if the region can be written to at all.
+    pub write: bool,
+    /// How payloads may be packed.
+    pub compression: Compression,
+}
+
+impl Ask {
+    /// What these options say, and no lease.
+    pub fn of(options: &BackendOptions) -> Ask {
+        Ask { write: false, compression: options.compression }
+    }
+}
+
 /// A client of one export.
 pub struct Client {
     process: Process,
@@ -97,6 +116,8 @@ pub struct Client {
     pub(super) links: Links<Client>,
     /// How bulk uses them.
     pub(super) bulk: Bulk,
+    /// How what they carry is packed and counted.
+    pub(super) parcels: Parcels,
     closed: OnceCell<()>,
 }
 
@@ -119,11 +140,12 @@ struct Kept {
 }
 
 impl Client {
-    /// Connects, greets, and starts the threads. Who `will_write` has the lease with that, if the region can be written
-    /// to at all. A client that leeches a region it knows starts also while the server is away.
-    pub fn start(url: &str, route: Route, export: &str, will_write: bool, leech: Option<Leech>) -> Result<Arc<Client>> {
+    /// Connects, greets, and starts the threads. A client that leeches a region it knows starts also while the server is
+    /// away.
+    pub fn start(url: &str, route: Route, export: &str, ask: Ask, leech: Option<Leech>) -> Result<Arc<Client>> {
         let session = leech.as_ref().map(Leech::session);
-        let hello = Hello { write: will_write, ..Client::hello(export, socket::random()?, session) };
+        let parcels = Parcels::new(ask.compression)?;
+        let hello = Hello { write: ask.write, ..Client::hello(export, socket::random()?, &parcels, session) };
         let deadline = Instant::now() + GREETING_TIME;
         let (socket, way) = match route {
             Route::Descriptor(socket) => (Ok(socket), None),
@@ -135,6 +157,7 @@ impl Client {
             let begun = Instant::now();
             let (connected, welcome) = greet(socket, &hello, tls, deadline)?;
             bulk.greeted(begun.elapsed());
+            parcels.greeted(&connected.channel);
             Ok((Some(connected), welcome?))
         });
         let known = leech.as_ref().and_then(Leech::known).filter(|_| way.is_some());
@@ -151,16 +174,23 @@ impl Client {
         if let (Some(leech), Some(moving)) = (&leech, &welcome.moving) {
             leech.greeted(moving);
         }
-        Client::begin(url, way, hello, (welcome, connected), (leech, None), bulk)
+        Client::begin(url, way, hello, (welcome, connected), (leech, None), (bulk, parcels))
     }
 
     /// Begins while the server is away, with what is known of the region. Once it is back it has to be the same, in
     /// that version or one of its own.
-    pub fn away(url: &str, route: Route, export: &str, facts: &Facts, ear: Ear) -> Result<Arc<Client>> {
+    pub fn away(
+        url: &str,
+        route: Route,
+        export: &str,
+        (facts, compression): (&Facts, Compression),
+        ear: Ear,
+    ) -> Result<Arc<Client>> {
         let Route::Address(way) = route else {
             return Err(Error::new(Code::Unsupported, "a socket that was brought cannot be connected again"));
         };
-        let hello = Client::hello(export, facts.own.map_or_else(socket::random, Ok)?, None);
+        let parcels = Parcels::new(compression)?;
+        let hello = Client::hello(export, facts.own.map_or_else(socket::random, Ok)?, &parcels, None);
         let welcome = Welcome {
             version: wire::NEWEST_VERSION,
             features: 0,
@@ -176,13 +206,13 @@ impl Client {
         };
         // Who will write has the lease before the server says the version.
         let hello = Hello { write: facts.will_write, ..hello };
-        Client::begin(url, Some(way), hello, (welcome, None), (None, Some(ear)), Bulk::default())
+        Client::begin(url, Some(way), hello, (welcome, None), (None, Some(ear)), (Bulk::default(), parcels))
     }
 
-    fn hello(export: &str, client: Identity, session: Option<Identity>) -> Hello {
+    fn hello(export: &str, client: Identity, parcels: &Parcels, session: Option<Identity>) -> Hello {
         Hello {
             versions: (wire::OLDEST_VERSION, wire::NEWEST_VERSION),
-            features: VERSIONED,
+            features: VERSIONED | parcels.offers(),
             session,
             client,
             generation: 1,
@@ -199,7 +229,7 @@ impl Client {
         hello: Hello,
         (welcome, connected): (Welcome, Option<Connected>),
         (leech, ear): (Option<Leech>, Option<Ear>),
-        bulk: Bulk,
+        (bulk, parcels): (Bulk, Parcels),
     ) -> Result<Arc<Client>> {
         let info = Info {
             local: false,
@@ -236,6 +266,7 @@ impl Client {
             writer,
             links: Links::new(roles, spare),
             bulk,
+            parcels,
             closed: OnceCell::new(),
         });
         Links::start(&client, connected)?;
@@ -289,7 +320,7 @@ impl Client {
             }
             Operation::Write { offset, data } => {
                 let header = Header::new(Kind::Write, 0).about(offset, data.len() as u64).with_payload(&data);
-                (header, Body::Change(Some(Arc::new(data))))
+                (header, Body::Change(Some(self.parcels.pack(data, self.links.steady(priority)))))
             }
             Operation::Zero { offset, length } => {
                 (Header::new(Kind::Zero, 0).about(offset, length), Body::Change(None))
@@ -350,6 +381,7 @@ impl Client {
         if let (Some(leech), Some(moving)) = (&self.leech, &welcome.moving) {
             leech.greeted(moving);
         }
+        self.parcels.greeted(&connected.channel);
         Ok(connected)
     }
 
@@ -527,11 +559,16 @@ fn greet(
         other => return Err(Error::new(Code::Corrupt, format!("the server answered a HELLO with {other:?}"))),
     };
     let offered = welcome.moving.is_none() || hello.session.is_some();
-    if !(wire::OLDEST_VERSION..=wire::NEWEST_VERSION).contains(&welcome.version) || welcome.features != 0 || !offered {
+    if !(wire::OLDEST_VERSION..=wire::NEWEST_VERSION).contains(&welcome.version)
+        || welcome.features & !(hello.features & FEATURES) != 0
+        || !offered
+    {
         return Err(Error::new(Code::Corrupt, "the server chose a version or feature that was not offered"));
     }
+    incoming.agree(welcome.features);
+    channel.agree(welcome.features);
     match welcome.moving {
-        Some(_) => incoming.migrate(),
+        Some(_) => incoming.agree(MIGRATE),
         None if hello.session.is_some() => {
             let message = "it is exported and not being seeded: mount it, or have its owner seed it";
             return Ok((Connected { channel, incoming }, Err(Error::new(Code::Unsupported, message))));

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
-use super::client::{Client, Route};
+use super::client::{Ask, Client, Route};
 use super::{Handle, check_options, route};
 use crate::backend::link::Protocol;
 use crate::backend::{BackendOptions, Completion, Info, Operation, Priority, Request};
@@ -135,19 +135,20 @@ impl Seed {
             return Err(Error::new(Code::Unsupported, message));
         }
         let (route, export) = route(&location, options)?;
-        Seed::start(url, route, &export, leech)
+        Seed::start(url, route, &export, options, leech)
     }
 
     /// Speaks to a seeder over a connected stream socket, as [`Remote::connect`](super::Remote::connect) does.
     pub fn connect(descriptor: OwnedFd, name: &str, options: &BackendOptions, leech: Leech) -> Result<Seed> {
         let url = format!("descriptor:{name}");
         check_options(&url, options)?;
-        Seed::start(&url, Route::Descriptor(descriptor), name, leech)
+        Seed::start(&url, Route::Descriptor(descriptor), name, options, leech)
     }
 
-    fn start(url: &str, route: Route, export: &str, leech: Leech) -> Result<Seed> {
+    fn start(url: &str, route: Route, export: &str, options: &BackendOptions, leech: Leech) -> Result<Seed> {
         check_name(export).map_err(|error| error.context(url))?;
-        let client = Client::start(url, route, export, false, Some(leech)).map_err(|error| error.context(url))?;
+        let client =
+            Client::start(url, route, export, Ask::of(options), Some(leech)).map_err(|error| error.context(url))?;
         Ok(Seed { handle: Handle { client } })
     }
 
@@ -200,6 +201,11 @@ impl Seed {
     /// Asks for the hashes of a range, which begins at a whole block; they come as the reply's data.
     pub fn digest(&self, range: (u64, u64), priority: Priority, deadline: Option<Instant>, completion: Completion) {
         self.client().digest(range.0, range.1, priority, (deadline, completion));
+    }
+
+    /// How many bytes were sent and received.
+    pub fn traffic(&self) -> (u64, u64) {
+        self.client().parcels.traffic()
     }
 
     /// Ends the connections; every request under way or to come fails `closed`.

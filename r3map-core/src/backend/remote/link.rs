@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use super::client::Client;
 use super::leech::Heard;
+use super::parcels::Parcel;
 use crate::backend::link::{self, Absence, Connected, Link, Links, Protocol};
 use crate::backend::{Info, Reply};
 use crate::buffer::Buffer;
 use crate::error::{Code, Error, Result};
 use crate::migration::Message;
 use crate::page::PAGE;
-use crate::wire::channel::{Channel, Packet, Payload};
+use crate::wire::channel::{Channel, Packet};
 use crate::wire::header::{SYNCED, ZEROES};
 use crate::wire::incoming::Incoming;
 use crate::wire::{Header, Kind, greeting};
@@ -28,8 +29,8 @@ pub struct Asked {
 pub enum Body {
     /// Room for the bytes; out while they arrive.
     Read(Option<Buffer>),
-    /// The bytes of a write, kept to be sent again; none for a zero.
-    Change(Option<Arc<Buffer>>),
+    /// The bytes of a write; none for a zero.
+    Change(Option<Parcel>),
     /// How many acknowledged writes it makes durable.
     Sync {
         /// As counted by the client.
@@ -44,13 +45,12 @@ pub enum Body {
 }
 
 impl link::Asked for Asked {
-    fn packet(&mut self, id: u64) -> Packet {
+    fn packet(&mut self, id: u64, channel: &Channel) -> Packet {
         self.header.id = id;
-        let payload = match &self.body {
-            Body::Change(Some(data)) => Payload::Shared(data.clone()),
-            _ => Payload::Empty,
-        };
-        Packet::ready(self.header, payload)
+        match &self.body {
+            Body::Change(Some(parcel)) => parcel.packet(self.header, channel.features()),
+            _ => Packet::bare(self.header),
+        }
     }
 
     fn what(&self) -> String {
@@ -176,7 +176,7 @@ impl Link<Client> {
         }
         // Nobody waits for the answer to a request that was given up.
         let Some(mut buffer) = room else { return incoming.skip(channel, header) };
-        match incoming.payload(channel, header, &mut buffer) {
+        match incoming.unpacked(channel, header, &mut buffer) {
             Ok(()) => self.finish(client, header.id, Ok(Reply::Data(buffer))),
             Err(error) => {
                 // The request is sent again, with room for its answer.

@@ -421,6 +421,9 @@ impl Core {
         stats.put("pulled_bytes", self.sum(|part| part.feed.figures.received.load(Ordering::Relaxed)));
         stats.put("matched_bytes", self.sum(|part| part.feed.figures.matched.load(Ordering::Relaxed)));
         stats.put("epoch", status.epoch);
+        let (sent, received) = self.seed.traffic();
+        stats.put("sent_bytes", sent);
+        stats.put("received_bytes", received);
         stats
     }
 
