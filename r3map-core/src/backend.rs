@@ -22,7 +22,7 @@ mod chunked;
 pub mod dir;
 pub mod file;
 #[cfg(feature = "http")]
-mod http;
+pub(crate) mod http;
 #[cfg(feature = "chunks")]
 mod lease;
 mod link;
@@ -36,7 +36,7 @@ pub mod remote;
 #[cfg(any(feature = "grpc", feature = "frpc", feature = "panrpc"))]
 pub mod rpc;
 #[cfg(feature = "s3")]
-mod s3;
+pub(crate) mod s3;
 
 /// How many bytes of one blocking call are under way at once: a chunk always may be.
 const FLIGHT: usize = 128 << 20;

@@ -19,7 +19,7 @@ pub(crate) mod client;
 pub mod make;
 pub(crate) mod secure;
 pub(crate) mod server;
-mod token;
+pub(crate) mod token;
 mod verify;
 
 /// What the native protocol is called inside TLS, so that no server of another answers in its place.
@@ -46,7 +46,7 @@ impl Above {
 }
 
 /// SHA-256 of a certificate's public key.
-fn pin_of(certificate: &CertificateDer<'_>) -> Result<[u8; 32]> {
+pub(crate) fn pin_of(certificate: &CertificateDer<'_>) -> Result<[u8; 32]> {
     let parsed = webpki::EndEntityCert::try_from(certificate)
         .map_err(|error| Error::new(Code::InvalidArgument, format!("a certificate cannot be read: {error}")))?;
     Ok(sha256(&parsed.subject_public_key_info()))
@@ -75,16 +75,26 @@ fn read(option: &str, path: &Path) -> Result<Vec<u8>> {
 }
 
 fn chain(option: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let found: std::result::Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(option, path)?).collect();
-    found.ok().filter(|found| !found.is_empty()).ok_or_else(|| {
+    certificates(&read(option, path)?).ok_or_else(|| {
         Error::new(Code::InvalidArgument, format!("{option}: {} holds no certificates in PEM", path.display()))
     })
 }
 
+/// The certificates in such a file, if there are any and all of them are whole.
+pub(crate) fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
+    let found: std::result::Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    found.ok().filter(|found| !found.is_empty())
+}
+
 fn key(path: &Path) -> Result<PrivateKeyDer<'static>> {
-    PrivateKeyDer::from_pem_slice(&read("tls_key", path)?).map_err(|_| {
+    private_key(&read("tls_key", path)?).ok_or_else(|| {
         Error::new(Code::InvalidArgument, format!("tls_key: {} holds no private key in PEM", path.display()))
     })
+}
+
+/// The private key in such a file.
+pub(crate) fn private_key(pem: &[u8]) -> Option<PrivateKeyDer<'static>> {
+    PrivateKeyDer::from_pem_slice(pem).ok()
 }
 
 fn authorities(path: &Path) -> Result<RootCertStore> {
