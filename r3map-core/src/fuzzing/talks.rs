@@ -27,6 +27,8 @@ use crate::server::{ExportOptions, Protocol, Server, ServerOptions};
 const SIZE: u64 = 64 << 10;
 /// What nothing here takes unless it hangs.
 const HANGS: Duration = Duration::from_secs(60);
+/// The most messages of a peer: it waits before each.
+const MOST_MESSAGES: usize = 32;
 /// How long a peer waits for the other side, which may be waiting for it.
 const SILENCE: Duration = Duration::from_millis(20);
 /// How often it is looked whether something is over.
@@ -150,6 +152,8 @@ fn messages(mut bytes: &[u8]) -> Vec<&[u8]> {
         messages.push(message);
         bytes = rest;
     }
+    messages.retain(|message| !message.is_empty());
+    messages.truncate(MOST_MESSAGES);
     messages
 }
 
