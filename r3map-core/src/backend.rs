@@ -487,7 +487,7 @@ pub fn open(url: &str, options: &BackendOptions) -> Result<Arc<dyn Backend>> {
         "r3map" | "r3maps" | "r3map+unix" => Ok(Arc::new(remote::Remote::open(&location, options)?)),
         "nbd" | "nbds" | "nbd+unix" | "nbds+unix" => Ok(Arc::new(nbd::Nbd::open(&location, options)?)),
         #[cfg(feature = "grpc")]
-        "grpc" | "grpc+unix" => Ok(Arc::new(rpc::Rpc::open(&location, options)?)),
+        "grpc" | "grpc+unix" | "grpcs" => Ok(Arc::new(rpc::Rpc::open(&location, options)?)),
         #[cfg(feature = "frpc")]
         "frpc" | "frpc+unix" => Ok(Arc::new(rpc::Rpc::open(&location, options)?)),
         #[cfg(feature = "panrpc")]

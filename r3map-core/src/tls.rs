@@ -1,4 +1,4 @@
-//! TLS 1.3 for the native wire and for NBD: who a peer is, by certificates, by the pin of a public key or by a token.
+//! TLS 1.3 for the native wire, for gRPC and for NBD: who a peer is, by certificates, by the pin of a public key or by a token.
 //!
 //! A client knows its server by an authority or by a pin, a server its clients by an authority or by tokens, and each
 //! is made sure of before a byte of the protocol above is looked at. Nothing here knows of exports or requests:
@@ -24,6 +24,9 @@ mod verify;
 
 /// What the native protocol is called inside TLS, so that no server of another answers in its place.
 const NATIVE: &[u8] = b"r3map/1";
+/// What HTTP/2, and so gRPC, is called there.
+#[cfg(feature = "grpc")]
+const HTTP2: &[u8] = b"h2";
 /// The longest file of certificates, keys or tokens.
 const MOST_FILE: u64 = 1 << 20;
 
@@ -34,6 +37,9 @@ pub(crate) enum Above {
     Native,
     /// NBD, which names none.
     Nbd,
+    /// gRPC.
+    #[cfg(feature = "grpc")]
+    Grpc,
 }
 
 impl Above {
@@ -41,6 +47,8 @@ impl Above {
         match self {
             Above::Native => vec![NATIVE.to_vec()],
             Above::Nbd => Vec::new(),
+            #[cfg(feature = "grpc")]
+            Above::Grpc => vec![HTTP2.to_vec()],
         }
     }
 }
