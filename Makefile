@@ -14,7 +14,7 @@ include := $(DESTDIR)$(PREFIX)/include
 bin := $(DESTDIR)$(PREFIX)/bin
 man := $(DESTDIR)$(PREFIX)/share/man/man1
 
-.PHONY: help setup build demo demo-nbd test test-rust test-c test-python test-go test-mixed test-command test-guest test-qemu soak bench bench-wan install uninstall lint docs clean
+.PHONY: help setup build demo demo-nbd test test-rust test-c test-python test-go test-mixed test-command test-guest test-qemu soak fuzz bench bench-wan install uninstall lint docs clean
 
 help:
 	@echo 'make setup       install what is missing (as root; else it says what to install)'
@@ -24,6 +24,7 @@ help:
 	@echo 'make test        all tests (parts: test-rust test-c test-python test-go test-mixed test-command test-guest)'
 	@echo 'make test-qemu   the device tests on a stock Debian kernel in QEMU, some 15 minutes'
 	@echo 'make soak        SECONDS=600: migrations simulated, killed and chained, with new seeds in each round'
+	@echo 'make fuzz        SECONDS=60: a fuzzer for everything that takes bytes from outside, each that long (WHAT=nbd: those named so)'
 	@echo 'make bench       figures, each beside a floor or a peer of the same run (WHAT=copy: those named so)'
 	@echo 'make bench-wan   the same of mounts over 10, 30 and 100 ms, a few minutes'
 	@echo 'make install     PREFIX=$(PREFIX) DESTDIR=: the r3map command and its manual, libr3map, r3map.h, r3map.pc'
@@ -65,6 +66,11 @@ soak: SECONDS ?= 600
 soak:
 	@scripts/setup test
 	SECONDS_OF_SOAK=$(SECONDS) tests/soak
+
+fuzz: SECONDS ?= 60
+fuzz:
+	@scripts/setup fuzz
+	fuzz/run $(SECONDS) $(WHAT)
 
 bench:
 	@scripts/setup bench

@@ -113,7 +113,7 @@ impl BackendFlags {
     /// The options that were given, for these URLs. A token that just lies in the environment is for those that can
     /// take one.
     pub fn options(&self, urls: &[&str]) -> Result<BackendOptions> {
-        let takes_tokens = urls.iter().any(|url| url.starts_with("r3maps:"));
+        let takes_tokens = urls.iter().any(|url| url.starts_with("r3maps:") || url.starts_with("grpcs:"));
         let token = match &self.token_file {
             Some(path) => Some(token_in(path)?),
             None if takes_tokens => std::env::var("R3MAP_TOKEN").ok().filter(|token| !token.is_empty()),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use r3map_core::options::parse_time;
-use r3map_core::server::{located, named};
+use r3map_core::server::located;
 use r3map_core::url::Location;
 use r3map_core::{Backend, Code, Error, ExportOptions, Protocol, Result, Server, ServerOptions, backend};
 use serde_json::json;
@@ -85,8 +85,9 @@ impl Serve {
             for (name, backend) in &exports {
                 print(located(&address, name, backend.info().size))?;
             }
-            for (name, _) in exports.iter().filter(|_| address.starts_with("r3maps:")) {
-                if let Some(line) = server.client_line(&named(&address, name)) {
+            let tells_all = |address: &str| address.starts_with("r3maps:") || address.starts_with("grpcs:");
+            for (name, backend) in exports.iter().filter(|_| tells_all(&address)) {
+                if let Some(line) = server.client_line(&located(&address, name, backend.info().size)) {
                     progress.note("client", json!({"line": line}), &format!("a client connects by: {line}"));
                 }
             }
@@ -128,6 +129,7 @@ fn default_name(url: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use r3map_core::server::named;
 
     #[test]
     fn an_export_is_named_after_the_end_of_its_path_or_its_scheme() {

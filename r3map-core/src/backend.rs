@@ -24,7 +24,7 @@ mod chunked;
 pub mod dir;
 pub mod file;
 #[cfg(feature = "http")]
-mod http;
+pub(crate) mod http;
 #[cfg(feature = "chunks")]
 mod lease;
 mod link;
@@ -38,7 +38,7 @@ pub mod remote;
 #[cfg(any(feature = "grpc", feature = "frpc", feature = "panrpc"))]
 pub mod rpc;
 #[cfg(feature = "s3")]
-mod s3;
+pub(crate) mod s3;
 pub mod tape;
 
 /// How many bytes of one blocking call are under way at once: a chunk always may be.
@@ -503,7 +503,7 @@ pub fn open(url: &str, options: &BackendOptions) -> Result<Arc<dyn Backend>> {
         "r3map" | "r3maps" | "r3map+unix" => Ok(Arc::new(remote::Remote::open(&location, options)?)),
         "nbd" | "nbds" | "nbd+unix" | "nbds+unix" => Ok(Arc::new(nbd::Nbd::open(&location, options)?)),
         #[cfg(feature = "grpc")]
-        "grpc" | "grpc+unix" => Ok(Arc::new(rpc::Rpc::open(&location, options)?)),
+        "grpc" | "grpc+unix" | "grpcs" => Ok(Arc::new(rpc::Rpc::open(&location, options)?)),
         #[cfg(feature = "frpc")]
         "frpc" | "frpc+unix" => Ok(Arc::new(rpc::Rpc::open(&location, options)?)),
         #[cfg(feature = "panrpc")]

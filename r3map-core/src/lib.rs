@@ -15,6 +15,9 @@ pub mod copy;
 pub mod device;
 pub mod error;
 pub mod event;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gate;
 pub mod log;
 mod mapping;

@@ -27,13 +27,13 @@ use crate::thread::Process;
 
 mod attaching;
 mod backlog;
-mod cache;
+pub(crate) mod cache;
 pub mod direct;
 mod leeched;
 mod looks;
 pub mod managed;
 mod opening;
-mod puller;
+pub(crate) mod puller;
 mod pusher;
 pub(crate) mod seeding;
 mod settled;

@@ -72,7 +72,9 @@ impl Protocol {
         match self {
             Protocol::R3map => Some(Above::Native),
             Protocol::Nbd => Some(Above::Nbd),
-            Protocol::Grpc | Protocol::Frpc | Protocol::Panrpc => None,
+            #[cfg(feature = "grpc")]
+            Protocol::Grpc => Some(Above::Grpc),
+            _ => None,
         }
     }
 
@@ -262,9 +264,9 @@ impl Server {
 
     /// Listens at `host:port` (port 0: one is chosen) or `unix:/path`, and says the address as a client
     /// writes it in a URL, but for the name of the export: `r3map://host:port` or `r3map+unix:///path`; over NBD
-    /// `nbd://host:port` or `nbd+unix:///?socket=/path`; `r3maps`, `nbds` and `nbds+unix` by TLS. [`named`] puts the
+    /// `nbd://host:port` or `nbd+unix:///?socket=/path`; `r3maps`, `grpcs`, `nbds` and `nbds+unix` by TLS. [`named`] puts the
     /// name in. The file of a UNIX socket whose server is dead is replaced; one that is served is `busy`. Beyond this
-    /// host a server without credentials that speaks r3map's protocol makes its own: see
+    /// host a server without credentials that speaks r3map's protocol or gRPC makes its own: see
     /// [`client_line`](Server::client_line).
     pub fn listen(&self, address: &str) -> Result<String> {
         self.check_open()?;
@@ -314,7 +316,7 @@ impl Server {
             return Err(Error::new(Code::Busy, format!("something is exported as {name:?} already")));
         }
         let protocol = self.inner.options.protocol;
-        if !protocol.has_names() && !export.allow.is_empty() {
+        if protocol.above().is_none() && !export.allow.is_empty() {
             let message = format!("{} does not say who a client is, so an export cannot allow some", protocol.name());
             return Err(Error::new(Code::Unsupported, message));
         }
@@ -524,7 +526,8 @@ pub fn named(address: &str, name: &str) -> String {
 
 /// The same for any protocol, of an export of that size.
 pub fn located(address: &str, name: &str, size: u64) -> String {
-    let protocol = address.split([':', '+']).next().and_then(|protocol| protocol.parse::<Protocol>().ok());
+    let scheme = address.split([':', '+']).next().unwrap_or_default();
+    let protocol = scheme.strip_suffix('s').unwrap_or(scheme).parse::<Protocol>().ok();
     match protocol.is_some_and(|protocol| !protocol.has_names()) {
         true => format!("{address}?size={size}"),
         false => named(address, name),

@@ -1,4 +1,4 @@
-//! TLS 1.3 for the native wire and for NBD: who a peer is, by certificates, by the pin of a public key or by a token.
+//! TLS 1.3 for the native wire, for gRPC and for NBD: who a peer is, by certificates, by the pin of a public key or by a token.
 //!
 //! A client knows its server by an authority or by a pin, a server its clients by an authority or by tokens, and each
 //! is made sure of before a byte of the protocol above is looked at. Nothing here knows of exports or requests:
@@ -19,11 +19,14 @@ pub(crate) mod client;
 pub mod make;
 pub(crate) mod secure;
 pub(crate) mod server;
-mod token;
+pub(crate) mod token;
 mod verify;
 
 /// What the native protocol is called inside TLS, so that no server of another answers in its place.
 const NATIVE: &[u8] = b"r3map/1";
+/// What HTTP/2, and so gRPC, is called there.
+#[cfg(feature = "grpc")]
+const HTTP2: &[u8] = b"h2";
 /// The longest file of certificates, keys or tokens.
 const MOST_FILE: u64 = 1 << 20;
 
@@ -34,6 +37,9 @@ pub(crate) enum Above {
     Native,
     /// NBD, which names none.
     Nbd,
+    /// gRPC.
+    #[cfg(feature = "grpc")]
+    Grpc,
 }
 
 impl Above {
@@ -41,12 +47,14 @@ impl Above {
         match self {
             Above::Native => vec![NATIVE.to_vec()],
             Above::Nbd => Vec::new(),
+            #[cfg(feature = "grpc")]
+            Above::Grpc => vec![HTTP2.to_vec()],
         }
     }
 }
 
 /// SHA-256 of a certificate's public key.
-fn pin_of(certificate: &CertificateDer<'_>) -> Result<[u8; 32]> {
+pub(crate) fn pin_of(certificate: &CertificateDer<'_>) -> Result<[u8; 32]> {
     let parsed = webpki::EndEntityCert::try_from(certificate)
         .map_err(|error| Error::new(Code::InvalidArgument, format!("a certificate cannot be read: {error}")))?;
     Ok(sha256(&parsed.subject_public_key_info()))
@@ -75,16 +83,26 @@ fn read(option: &str, path: &Path) -> Result<Vec<u8>> {
 }
 
 fn chain(option: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let found: std::result::Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(option, path)?).collect();
-    found.ok().filter(|found| !found.is_empty()).ok_or_else(|| {
+    certificates(&read(option, path)?).ok_or_else(|| {
         Error::new(Code::InvalidArgument, format!("{option}: {} holds no certificates in PEM", path.display()))
     })
 }
 
+/// The certificates in such a file, if there are any and all of them are whole.
+pub(crate) fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
+    let found: std::result::Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    found.ok().filter(|found| !found.is_empty())
+}
+
 fn key(path: &Path) -> Result<PrivateKeyDer<'static>> {
-    PrivateKeyDer::from_pem_slice(&read("tls_key", path)?).map_err(|_| {
+    private_key(&read("tls_key", path)?).ok_or_else(|| {
         Error::new(Code::InvalidArgument, format!("tls_key: {} holds no private key in PEM", path.display()))
     })
+}
+
+/// The private key in such a file.
+pub(crate) fn private_key(pem: &[u8]) -> Option<PrivateKeyDer<'static>> {
+    PrivateKeyDer::from_pem_slice(pem).ok()
 }
 
 fn authorities(path: &Path) -> Result<RootCertStore> {

@@ -19,6 +19,9 @@ pub(crate) enum Above {
     Native,
     /// NBD.
     Nbd,
+    /// gRPC.
+    #[cfg(feature = "grpc")]
+    Grpc,
 }
 
 pub(crate) mod secure {
@@ -85,7 +88,7 @@ pub(crate) mod server {
             Err(missing())
         }
 
-        pub fn made(_: &Credentials) -> Result<ServerTls> {
+        pub fn made(_: &Credentials, _: Above) -> Result<ServerTls> {
             Err(missing())
         }
 

@@ -22,6 +22,8 @@ pub const SCHEMES: &[&str] = &[
     "grpc",
     #[cfg(feature = "grpc")]
     "grpc+unix",
+    #[cfg(all(feature = "grpc", feature = "tls"))]
+    "grpcs",
     #[cfg(feature = "frpc")]
     "frpc",
     #[cfg(feature = "frpc")]
@@ -55,13 +57,13 @@ pub const SCHEMES: &[&str] = &[
 /// The features of the package that a build without them lacks, and the schemes of each.
 const FEATURES: &[(&str, &[&str])] = &[
     #[cfg(not(feature = "grpc"))]
-    ("grpc", &["grpc", "grpc+unix"]),
+    ("grpc", &["grpc", "grpc+unix", "grpcs"]),
     #[cfg(not(feature = "frpc"))]
     ("frpc", &["frpc", "frpc+unix"]),
     #[cfg(not(feature = "panrpc"))]
     ("panrpc", &["panrpc", "panrpc+unix"]),
     #[cfg(not(feature = "tls"))]
-    ("tls", &["r3maps", "nbds", "nbds+unix"]),
+    ("tls", &["r3maps", "grpcs", "nbds", "nbds+unix"]),
     #[cfg(not(feature = "redis"))]
     ("redis", WITH_PASSWORD),
     #[cfg(not(feature = "cassandra"))]
@@ -95,6 +97,11 @@ fn invalid(message: String) -> Error {
 impl Location {
     /// Parses a URL; the error says what is wrong with it.
     pub fn parse(text: &str) -> Result<Location> {
+        // They would be passed over, and what is shown could not be told from a secret.
+        if text.chars().any(char::is_control) {
+            return Err(invalid("a URL holds no newline or other control character: write %0A for one".to_owned()));
+        }
+        let text = text.trim();
         let shown = shown(text);
         let url = Url::parse(text).map_err(|error| match text.split_once(':') {
             None => invalid(format!("{shown:?} is not a URL: it has no scheme; one of {}", SCHEMES.join(" "))),
@@ -239,7 +246,11 @@ impl Parameters {
 /// A URL as it may be shown: what stands between a user's name and the host is left out, also where the URL is
 /// mistyped; and the query of a web server's, which may hold a signature.
 fn shown(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let Some((scheme, rest)) = text.split_once("://") else {
+        // Mistyped, but a password all the same.
+        let parts = text.split_once(':').zip(text.rfind('@'));
+        return parts.map_or_else(|| text.to_owned(), |((scheme, _), at)| format!("{scheme}:…{}", &text[at..]));
+    };
     if let ("http" | "https", Some((before, _))) = (scheme.to_ascii_lowercase().as_str(), rest.split_once('?')) {
         return shown(&format!("{scheme}://{before}"));
     }
@@ -375,10 +386,14 @@ mod tests {
             ("s3://bucket/a:b@c", "s3://bucket/a:b@c"),
             ("redis://h/0?key=a", "redis://h/0?key=a"),
             ("https://h/a?signature=secret", "https://h/a"),
-            ("https://h/a?signature=secret", "https://h/a"),
+            ("redis:/u:secret@h", "redis:…@h"),
+            ("http:u:secret@h:x", "http:…@h:x"),
         ] {
             assert_eq!(super::shown(given), shown);
         }
+        // The parser of URLs would pass over the newline.
+        let error = Location::parse("redis:\n//u:secret@h/0").unwrap_err();
+        assert!(error.code() == Code::InvalidArgument && !error.message().contains("secret"), "{error}");
     }
 
     #[test]

@@ -90,7 +90,8 @@ impl Store {
     }
 }
 
-fn decode(bytes: &[u8]) -> Result<Version> {
+/// The version that was read.
+pub(crate) fn decode(bytes: &[u8]) -> Result<Version> {
     let mut fields = Fields::new(bytes, "a version");
     let magic = fields.bytes(8)? == MAGIC;
     let version = Version { writer: fields.identity()?, count: fields.u64()? };

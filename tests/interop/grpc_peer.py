@@ -5,6 +5,10 @@ grpc_peer.py server SIZE                    serves memory; prints the port. Take
 grpc_peer.py client ADDRESS SIZE            asks everything of the server at ADDRESS, and leaves with 0 if all is as it
                                             should be.
 grpc_peer.py refused ADDRESS CODE TEXT      a write there is refused with that code, and with this in its text.
+grpc_peer.py denied ADDRESS CODE            everything there is refused with that code.
+
+By TLS where R3MAP_PEER_TLS names a directory of certificates as keygen makes them; R3MAP_PEER_NAME says whose to show, and
+R3MAP_PEER_TOKEN is a client's token.
 """
 
 import os
@@ -19,6 +23,23 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 messages, services = grpc.protos_and_services("backend.proto")
 # What the Go library's side takes by default is grpcio's default too: 4 MiB.
 LONG = [("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 64 << 20)]
+
+
+def pem(name):
+    with open(os.path.join(os.environ["R3MAP_PEER_TLS"], name + ".pem"), "rb") as file:
+        return file.read()
+
+
+def connect(address, options=()):
+    if not os.environ.get("R3MAP_PEER_TLS"):
+        return grpc.insecure_channel(address, options=options)
+    name, token = os.environ.get("R3MAP_PEER_NAME"), os.environ.get("R3MAP_PEER_TOKEN")
+    shown = (pem(name + "-key"), pem(name + "-cert")) if name else (None, None)
+    credentials = grpc.ssl_channel_credentials(pem("ca-cert"), *shown)
+    if token:
+        call = grpc.access_token_call_credentials(token)
+        credentials = grpc.composite_channel_credentials(credentials, call)
+    return grpc.secure_channel(address, credentials, options=options)
 
 
 class Memory(services.BackendServicer):
@@ -49,7 +70,12 @@ class Memory(services.BackendServicer):
 def serve(size):
     server, memory = grpc.server(futures.ThreadPoolExecutor(8)), Memory(size)
     services.add_BackendServicer_to_server(memory, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    if os.environ.get("R3MAP_PEER_TLS"):
+        shown = [(pem("server-key"), pem("server-cert"))]
+        credentials = grpc.ssl_server_credentials(shown, pem("ca-cert"), require_client_auth=True)
+        port = server.add_secure_port("127.0.0.1:0", credentials)
+    else:
+        port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     print(port, flush=True)
     for line in sys.stdin:
@@ -67,7 +93,7 @@ def refusal(call, *arguments):
 
 
 def ask(address, size):
-    with grpc.insecure_channel(address, options=LONG) as channel:
+    with connect(address, LONG) as channel:
         stub = services.BackendStub(channel)
         expected, numbers = bytearray(size), random.Random(7)
         for step in range(300):
@@ -100,11 +126,20 @@ def ask(address, size):
 
 
 def refused(address, code, text):
-    with grpc.insecure_channel(address) as channel:
+    with connect(address) as channel:
         stub = services.BackendStub(channel)
         said = refusal(stub.WriteAt, messages.WriteAtArgs(Off=0, P=b"1"))
         assert said[0] == code and text in said[1], said
         assert stub.ReadAt(messages.ReadAtArgs(Length=1, Off=0)).N == 1
+
+
+def denied(address, code):
+    with connect(address) as channel:
+        stub = services.BackendStub(channel)
+        for call, message in [(stub.WriteAt, messages.WriteAtArgs(Off=0, P=b"1")), (stub.Sync, messages.SyncArgs()),
+                              (stub.ReadAt, messages.ReadAtArgs(Length=1, Off=0))]:
+            said = refusal(call, message)
+            assert said[0] == code, said
 
 
 if __name__ == "__main__":
@@ -113,5 +148,7 @@ if __name__ == "__main__":
         serve(int(rest[0]))
     elif what == "client":
         ask(rest[0], int(rest[1]))
+    elif what == "denied":
+        denied(*rest)
     else:
         refused(*rest)

@@ -25,8 +25,8 @@ use crate::url::Location;
 use chunks::{Chunk, Chunks};
 use record::Record;
 
-mod chunks;
-mod record;
+pub(crate) mod chunks;
+pub(crate) mod record;
 
 const DEFAULT_CHUNK: u64 = 64 << 10;
 /// How many names of a directory without a record are looked at when it is opened.

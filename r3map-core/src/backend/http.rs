@@ -230,7 +230,7 @@ fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
 }
 
 /// What `bytes 0-9/100` or `bytes */100` says: the place of the bytes, if there are any, and the size of the file.
-fn content_range(text: &str) -> Option<(Option<Range<u64>>, u64)> {
+pub fn content_range(text: &str) -> Option<(Option<Range<u64>>, u64)> {
     let (place, size) = text.strip_prefix("bytes ")?.split_once('/')?;
     let size: u64 = size.parse().ok().filter(|size| *size <= i64::MAX as u64)?;
     if place == "*" {

@@ -1,4 +1,4 @@
-//! `grpc://host:port?size=…`, `frpc://…` and `panrpc://…` — a region served by the Go library r3map, or by whoever
+//! `grpc://host:port?size=…`, by TLS `grpcs://…`, `frpc://…` and `panrpc://…` — a region served by the Go library r3map, or by whoever
 //! speaks one of its protocols.
 //!
 //! The three say the same in other words: read, write, sync. What is common stands here, the words in a file each. Every
@@ -22,6 +22,8 @@ use crate::buffer::Buffer;
 use crate::cancel::{Limit, Waiter};
 use crate::error::{Code, Error, Result};
 use crate::thread::Process;
+use crate::tls::Above;
+use crate::tls::client::ClientTls;
 use crate::url::Location;
 use crate::wire::socket::Address;
 
@@ -118,7 +120,6 @@ impl Rpc {
     /// Makes a client of the server that the location names; it connects with the first request.
     pub fn open(location: &Location, options: &BackendOptions) -> Result<Rpc> {
         let url = location.as_str();
-        check_options(url, options)?;
         let (protocol, unix) = match location.scheme().split_once('+') {
             Some((protocol, _)) => (protocol, true),
             None => (location.scheme(), false),
@@ -155,10 +156,16 @@ impl Rpc {
         };
         let runtime = crate::runtime::handle()?;
         let kept = Arc::new(Kept::new(url));
-        let dial = Dial { address, insecure: options.insecure };
+        let tls = match (&address, protocol) {
+            (Address::Tcp(host, _), "grpcs") => {
+                Some(Arc::new(ClientTls::new(options, host, Above::Grpc).map_err(|error| error.context(url))?))
+            }
+            _ => check_options(url, options).map(|()| None)?,
+        };
+        let dial = Dial { address, insecure: options.insecure, tls };
         let wire: Box<dyn Wire> = match protocol {
             #[cfg(feature = "grpc")]
-            "grpc" => Box::new(grpc::Grpc::new(dial, &kept, message as usize)),
+            "grpc" | "grpcs" => Box::new(grpc::Grpc::new(dial, &kept, message as usize)?),
             #[cfg(feature = "frpc")]
             "frpc" => Box::new(frpc::Frpc::new(dial, &kept, message as usize)),
             #[cfg(feature = "panrpc")]

@@ -29,7 +29,7 @@ use errors::translate;
 
 mod errors;
 mod leased;
-mod profile;
+pub(crate) mod profile;
 
 const PARAMETERS: &[&str] = &["size", "chunk", "endpoint", "region", "create", "object", LEASE[0], LEASE[1]];
 const DEFAULT_CHUNK: u64 = 1 << 20;

@@ -28,7 +28,7 @@ use crate::version::Lineage;
 use crate::{thread, wire};
 
 mod header;
-mod journal;
+pub(crate) mod journal;
 mod table;
 
 pub(crate) use header::Header;

@@ -24,7 +24,7 @@ use crate::thread;
 
 mod order;
 mod streams;
-mod trace;
+pub(crate) mod trace;
 mod window;
 
 /// What is fetched around a miss when the rest comes anyway: 64 KiB.

@@ -121,14 +121,15 @@ fn listen_tcp(address: &str, server: &Inner, tls: &mut Option<Arc<ServerTls>>) -
     };
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let failed = |error: Error| error.context(format!("listen at {address}"));
-    let makes_own = cfg!(feature = "tls") && server.options.protocol == Protocol::R3map;
-    let found = match socket::resolve(bare, port, server.options.insecure || tls.is_some()) {
-        Err(error) if error.code() == Code::PermissionDenied && makes_own => {
-            let made = server.tls.get_or_try_init(|| ServerTls::made(&server.options.credentials).map(Arc::new));
+    let above = server.options.protocol.above().filter(|_| server.options.protocol != Protocol::Nbd);
+    let found = socket::resolve(bare, port, server.options.insecure || tls.is_some());
+    let found = match (found, above.filter(|_| cfg!(feature = "tls"))) {
+        (Err(error), Some(above)) if error.code() == Code::PermissionDenied => {
+            let made = server.tls.get_or_try_init(|| ServerTls::made(&server.options.credentials, above).map(Arc::new));
             *tls = Some(made.map_err(failed)?.clone());
             socket::resolve(bare, port, true)
         }
-        found => found,
+        (found, _) => found,
     };
     let found = found.map_err(failed)?;
     let listener = TcpListener::bind(&found[..]).map_err(|error| Error::io(format!("listen at {address}"), error))?;

@@ -10,7 +10,7 @@ use once_cell::sync::OnceCell;
 
 use super::peer::Peer;
 use super::under_way::UnderWay;
-use super::{Export, Inner, Working, seeding};
+use super::{Export, Inner, Working, caller, seeding};
 use crate::backend::{self, Completion, Operation, Priority, Reply, Request};
 use crate::buffer::Buffer;
 use crate::cancel::deadline_in;
@@ -62,6 +62,13 @@ impl Caller {
             export.lease.arrive(self.peer.identity);
             Ok(export)
         })
+    }
+
+    /// An error unless the export is for somebody of whom that much is known.
+    #[cfg(feature = "grpc")]
+    pub fn check(&self, who: &caller::Caller) -> Result<()> {
+        let (name, export) = self.server.only_export()?;
+        who.check(&name, &export.allow)
     }
 
     /// How many bytes there are.

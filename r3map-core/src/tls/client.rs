@@ -86,7 +86,8 @@ impl ClientTls {
     }
 }
 
-fn parse_pin(text: &str) -> Result<[u8; 32]> {
+/// A pin as people write it.
+pub(crate) fn parse_pin(text: &str) -> Result<[u8; 32]> {
     let digit = |at: usize| text.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
     let bytes: Option<Vec<u8>> = (0..text.len()).step_by(2).map(digit).collect();
     let plain = text.bytes().all(|byte| byte.is_ascii_hexdigit());

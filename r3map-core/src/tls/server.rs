@@ -64,7 +64,7 @@ impl ServerTls {
     }
 
     /// By a certificate and a token that lie in the state directory, and are made where they do not.
-    pub fn made(credentials: &Credentials) -> Result<ServerTls> {
+    pub fn made(credentials: &Credentials, above: Above) -> Result<ServerTls> {
         let directory = state_directory(credentials.state.as_deref())?;
         fs::DirBuilder::new()
             .recursive(true)
@@ -91,7 +91,7 @@ impl ServerTls {
             token_file: Some(tokens),
             ..credentials.clone()
         };
-        Ok(ServerTls { made: first, ..ServerTls::new(&credentials, Above::Native)? })
+        Ok(ServerTls { made: first, ..ServerTls::new(&credentials, above)? })
     }
 
     /// What is shown and accepted now.
@@ -115,7 +115,7 @@ impl ServerTls {
     /// Begins TLS on a connection and makes sure who the client is, as far as its certificate says.
     pub fn begin(&self, channel: &Channel, deadline: Instant) -> Result<Caller> {
         if first_byte(channel, deadline)?.is_some_and(|byte| byte != HANDSHAKE) {
-            let message = "this server speaks TLS only: write r3maps:// and give tls_ca or tls_pin";
+            let message = "this server speaks TLS only: write r3maps:// or grpcs:// and give tls_ca or tls_pin";
             return Err(Error::new(Code::NotAuthenticated, message));
         }
         let proof = self.proof();

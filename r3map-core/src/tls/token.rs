@@ -13,7 +13,7 @@ pub(super) const LONGEST: usize = 1024;
 
 /// The tokens that a server knows, by the names of those who have them.
 #[derive(Debug, Default)]
-pub(super) struct Tokens(Vec<(String, [u8; 32])>);
+pub(crate) struct Tokens(Vec<(String, [u8; 32])>);
 
 impl Tokens {
     /// Whether there are none.
@@ -37,11 +37,15 @@ impl Tokens {
 
     /// Adds those of a file, whose lines are `name:token`.
     pub fn add_file(&mut self, path: &Path) -> Result<()> {
+        self.add_lines(&read("token_file", path)?, path)
+    }
+
+    /// Adds those of the bytes of such a file.
+    pub fn add_lines(&mut self, bytes: &[u8], path: &Path) -> Result<()> {
         let wrong = |line: usize, why: &str| {
             Error::new(Code::InvalidArgument, format!("token_file: {}, line {line}: {why}", path.display()))
         };
-        let bytes = read("token_file", path)?;
-        let text = std::str::from_utf8(&bytes).map_err(|_| wrong(1, "no UTF-8"))?;
+        let text = std::str::from_utf8(bytes).map_err(|_| wrong(1, "no UTF-8"))?;
         for (at, line) in text.lines().map(str::trim).enumerate() {
             if line.is_empty() || line.starts_with('#') {
                 continue;

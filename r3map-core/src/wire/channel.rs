@@ -364,7 +364,9 @@ impl Channel {
         self.uncork()?;
         let late = {
             let outgoing = self.outgoing();
-            self.has_more(&outgoing).then(|| outgoing.since)
+            // What somebody else encrypts through here has no time of its own.
+            let since = if outgoing.queue.is_empty() { Instant::now() } else { outgoing.since };
+            self.has_more(&outgoing).then_some(since)
         };
         let stuck = late.and_then(|since| match self.patience {
             Duration::ZERO => None,

@@ -69,6 +69,12 @@ impl Ours {
 
 /// Writes, zeros and reads at random, short and long, agree with a plain array.
 pub fn keeps_what_is_written(url: &str) {
+    keeps_what_is_written_by(url, &BackendOptions::default());
+}
+
+/// The same for a client with these options.
+pub fn keeps_what_is_written_by(url: &str, options: &BackendOptions) {
+    let open = |url: &str| backend::open(url, options);
     let backend = open(url).unwrap();
     let size = backend.info().size;
     let mut random = Random(0x9E37_79B9_7F4A_7C15);

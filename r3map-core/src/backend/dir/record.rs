@@ -36,13 +36,18 @@ impl Record {
         let mut text = String::new();
         let read = file.take(LONGEST).read_to_string(&mut text);
         read.map_err(|error| Error::io(format!("{name}: read {NAME}"), error))?;
+        Record::parse(&text, name).map(Some)
+    }
+
+    /// The record that says so.
+    pub fn parse(text: &str, name: &str) -> Result<Record> {
         let number = |word: &str| -> Option<u64> {
             let line = text.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
             line?.trim().parse().ok()
         };
         match (number("size"), number("chunk")) {
             (Some(size), Some(chunk)) if size <= i64::MAX as u64 && CHUNKS.contains(&chunk) => {
-                Ok(Some(Record { size, chunk }))
+                Ok(Record { size, chunk })
             }
             _ => {
                 let message = format!("{name}: its record {NAME} says no size and chunk");

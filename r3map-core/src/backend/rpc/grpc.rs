@@ -13,6 +13,7 @@ use prost::bytes::Bytes;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
+use tonic::metadata::{Ascii, MetadataValue};
 
 use super::dial::Dial;
 use super::kept::Kept;
@@ -25,7 +26,7 @@ use crate::wire::grpc::backend::backend_client::BackendClient;
 use crate::wire::grpc::backend::{ReadAtArgs, SyncArgs, WriteAtArgs};
 use crate::wire::grpc::{self, CONNECTION_WINDOW, FRAME_SIZE, STREAM_WINDOW};
 use crate::wire::socket::Address;
-use crate::wire::stream::Stream;
+use crate::wire::stream::{Refusal, Stream};
 
 /// How long a server may be silent before it is asked whether it is there, and then for its answer.
 const ASK_AFTER: Duration = Duration::from_secs(20);
@@ -35,21 +36,34 @@ pub struct Grpc {
     links: [Link<Speech>; 2],
     origin: http::Uri,
     most: usize,
+    /// By which the server knows this client, inside TLS.
+    token: Option<MetadataValue<Ascii>>,
 }
 
 impl Grpc {
     /// A client that connects when it is first used; no message it takes is longer than `most`.
-    pub fn new(dial: Dial, kept: &Arc<Kept>, most: usize) -> Grpc {
+    pub fn new(dial: Dial, kept: &Arc<Kept>, most: usize) -> Result<Grpc> {
         let authority = match &dial.address {
             Address::Tcp(host, port) if host.contains(':') => format!("[{host}]:{port}"),
             Address::Tcp(host, port) => format!("{host}:{port}"),
             Address::Unix(_) => "localhost".to_owned(),
         };
-        let origin = http::Uri::builder().scheme("http").authority(authority).path_and_query("/").build();
+        let scheme = if dial.tls.is_some() { "https" } else { "http" };
+        let origin = http::Uri::builder().scheme(scheme).authority(authority).path_and_query("/").build();
         // A URL's host is one here too.
         let origin = origin.unwrap_or_else(|_| http::Uri::from_static("http://localhost/"));
+        let token = dial.tls.as_ref().and_then(|tls| tls.token()).map(bearer).transpose()?;
         let links = [Link::new(dial.clone(), Some(kept.clone()), most), Link::new(dial, None, most)];
-        Grpc { links, origin, most }
+        Ok(Grpc { links, origin, most, token })
+    }
+
+    /// A request, with who asks.
+    fn request<T>(&self, message: T) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(message);
+        if let Some(token) = &self.token {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        request
     }
 
     async fn ask(&self, call: Call, priority: Priority) -> Result<(Reply, u64)> {
@@ -58,6 +72,9 @@ impl Grpc {
         let client = BackendClient::with_origin(speech.clone(), self.origin.clone());
         let mut client = client.max_decoding_message_size(self.most);
         let failed = |status: Status| match status.code() {
+            _ if speech.refusal.get().is_some() => {
+                speech.refusal.get().cloned().unwrap_or_else(|| grpc::error(&status))
+            }
             // What was under way on a connection that ended was not answered, whatever it is called.
             _ if speech.is_over() => Error::new(Code::Disconnected, format!("the connection ended: {status}")),
             tonic::Code::Unavailable => Error::new(Code::Disconnected, status.message()),
@@ -66,18 +83,18 @@ impl Grpc {
         let reply = match call {
             Call::Read { offset, length } => {
                 let asked = ReadAtArgs { length: length as i32, off: offset as i64 };
-                let reply = client.read_at(asked).await.map_err(failed)?.into_inner();
+                let reply = client.read_at(self.request(asked)).await.map_err(failed)?.into_inner();
                 check_read(length, reply.n.into(), reply.p.len())?;
                 Reply::Data(Buffer::copy_of(&reply.p))
             }
             Call::Write { offset, data } => {
                 let sent = data.len();
                 let asked = WriteAtArgs { off: offset as i64, p: Bytes::from_owner(Resendable(data)) };
-                let reply = client.write_at(asked).await.map_err(failed)?.into_inner();
+                let reply = client.write_at(self.request(asked)).await.map_err(failed)?.into_inner();
                 check_write(sent, reply.length.into())?;
                 Reply::Done
             }
-            Call::Sync => client.sync(SyncArgs {}).await.map(|_| Reply::Done).map_err(failed)?,
+            Call::Sync => client.sync(self.request(SyncArgs {})).await.map(|_| Reply::Done).map_err(failed)?,
         };
         Ok((reply, number))
     }
@@ -98,12 +115,24 @@ impl AsRef<[u8]> for Resendable {
     }
 }
 
+/// A token as gRPC sends it: with every request.
+fn bearer(token: &str) -> Result<MetadataValue<Ascii>> {
+    let value = MetadataValue::try_from(format!("Bearer {token}"));
+    let mut value = value.map_err(|_| Error::new(Code::InvalidArgument, "token: gRPC takes visible ASCII alone"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
 /// An HTTP/2 connection.
 #[derive(Clone)]
-pub struct Speech(SendRequest<Body>);
+pub struct Speech {
+    requests: SendRequest<Body>,
+    refusal: Refusal,
+}
 
 impl Speaker for Speech {
     async fn start(stream: Stream, _most: usize) -> Result<(Speech, Driving)> {
+        let refusal = stream.refusal();
         let handshake = Builder::new(TokioExecutor::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -119,11 +148,11 @@ impl Speaker for Speech {
                 tracing::info!(%error, "a gRPC connection was lost");
             }
         };
-        Ok((Speech(requests), Box::pin(driving)))
+        Ok((Speech { requests, refusal }, Box::pin(driving)))
     }
 
     fn is_over(&self) -> bool {
-        self.0.is_closed()
+        self.requests.is_closed()
     }
 }
 
@@ -138,7 +167,7 @@ impl Service<http::Request<Body>> for Speech {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let answer = self.0.send_request(request);
+        let answer = self.requests.send_request(request);
         Box::pin(async move { answer.await.map_err(|error| Status::unavailable(error.to_string())) })
     }
 }

@@ -64,7 +64,7 @@ impl CredentialProvider for Profile {
 }
 
 /// The credentials in a section of such a file, if it has both keys.
-fn section(text: &str, name: &str) -> Option<AwsCredential> {
+pub fn section(text: &str, name: &str) -> Option<AwsCredential> {
     let header = |line: &str| line.strip_prefix('[')?.strip_suffix(']').map(|found| found.trim().to_owned());
     let lines = text.lines().map(str::trim);
     let mut inside = lines.skip_while(|line| header(line).as_deref() != Some(name)).skip(1);

@@ -80,7 +80,8 @@ impl Header {
         }
     }
 
-    fn encode(&self) -> Vec<u8> {
+    /// As it is kept.
+    pub fn encode(&self) -> Vec<u8> {
         let flag = |set: bool, flag: u32| if set { flag } else { 0 };
         let flags = flag(self.identity.is_some(), HAS_IDENTITY)
             | flag(self.version.is_some(), HAS_VERSION)
@@ -101,7 +102,8 @@ impl Header {
         bytes
     }
 
-    fn decode(bytes: &[u8]) -> Result<Header> {
+    /// The header that was read.
+    pub fn decode(bytes: &[u8]) -> Result<Header> {
         let wrong = |why| Error::new(Code::Corrupt, format!("the journal of a cache was refused: {why}"));
         let mut fields = Fields::new(bytes, "the journal of a cache");
         let magic = fields.bytes(8)?;

@@ -101,7 +101,8 @@ pub fn load(path: &Path, size: u64) -> Result<Vec<Range<u64>>> {
     decode(&bytes, size).map_err(|error| error.context(path.display()))
 }
 
-fn encode(size: u64, runs: &[Range<u64>]) -> Vec<u8> {
+/// A trace as it is kept.
+pub fn encode(size: u64, runs: &[Range<u64>]) -> Vec<u8> {
     let mut body = Vec::with_capacity(runs.len() * 4);
     let mut end = 0;
     for run in runs {
@@ -122,7 +123,8 @@ fn encode(size: u64, runs: &[Range<u64>]) -> Vec<u8> {
     bytes
 }
 
-fn decode(bytes: &[u8], size: u64) -> Result<Vec<Range<u64>>> {
+/// The runs of a trace that was read, of a region of `size` bytes.
+pub fn decode(bytes: &[u8], size: u64) -> Result<Vec<Range<u64>>> {
     let corrupt = |why: &str| Error::new(Code::Corrupt, format!("this is no trace that can be used: {why}"));
     let mut fields = Fields::new(bytes, "a trace");
     if fields.bytes(8)? != MAGIC {

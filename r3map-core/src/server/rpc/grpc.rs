@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use tonic::codegen::{Service as _, http};
 use tonic::{Request, Response, Status};
 
+use self::gate::Gate;
 use self::room::{Room, Slot, Taken};
 use super::{Caller, MOST_AT_ONCE, bytes_of};
 use crate::backend::{Operation, Reply};
@@ -28,6 +29,7 @@ use crate::wire::grpc::backend::{ReadAtArgs, ReadAtReply, SyncArgs, SyncReply, W
 use crate::wire::grpc::{self, CONNECTION_WINDOW, FRAME_SIZE};
 use crate::wire::stream::Stream;
 
+mod gate;
 mod room;
 
 /// How long a client may take for its first byte, and one that is turned away to ask.
@@ -45,21 +47,20 @@ const AROUND: usize = 64;
 pub(in crate::server) fn serve(guest: &Guest) {
     if let Err(error) = run(guest) {
         tracing::debug!(%error, "a gRPC connection ended");
+        // So that the client hears why.
+        guest.channel.linger(GOODBYE_TIME);
     }
 }
 
 fn run(guest: &Guest) -> Result<()> {
     let Guest { inner: server, channel, admitted, .. } = guest;
-    channel.wait(true, deadline_in(GREETING_TIME))?;
-    guest.greeted();
-    let failed = |error| Error::io("prepare a connection", error);
-    let socket = channel.socket().try_clone().map_err(failed)?;
     let caller = Caller::new(server, channel, false)?;
+    let gate = Arc::new(Gate::new(guest, &caller)?);
     let working = Working::begin(server)?;
     let runtime = crate::runtime::handle()?;
     let stream = {
         let _inside = runtime.enter();
-        Stream::new(socket).map_err(failed)?
+        Stream::of(channel).map_err(|error| Error::io("prepare a connection", error))?
     };
     let over = Arc::new(Over { channel: channel.clone(), is_over: AtomicBool::new(false) });
     let (end, ended) = watch::channel(false);
@@ -68,14 +69,17 @@ fn run(guest: &Guest) -> Result<()> {
         let room = Room::new();
         let service = BackendServer::new(Exported { caller: caller.clone(), refused, room: room.clone() });
         let most = MOST_AT_ONCE as usize + AROUND;
-        let over = over.clone();
+        let (over, gate) = (over.clone(), gate.clone());
         async move {
             let _over = over.guard();
-            speak(stream, service.max_decoding_message_size(most), room, ended).await
+            speak(stream, service.max_decoding_message_size(most), room, gate, ended).await
         }
     });
-    let patience = if admitted.is_err() { deadline_in(GREETING_TIME) } else { None };
+    let mut patience = deadline_in(GREETING_TIME);
     while !over.is_over() && !channel.is_stopped() {
+        if gate.is_opened() && admitted.is_ok() && patience.take().is_some() {
+            guest.greeted();
+        }
         // An error: the client is gone, or was turned away and has had its time.
         if channel.wait(false, patience).is_err() {
             channel.shutdown();
@@ -120,13 +124,23 @@ impl Drop for OverGuard {
 }
 
 /// Answers requests until the client closes or the server `ended`.
-async fn speak(stream: Stream, service: BackendServer<Exported>, room: Room, mut ended: watch::Receiver<bool>) {
+async fn speak(
+    stream: Stream,
+    service: BackendServer<Exported>,
+    room: Room,
+    gate: Arc<Gate>,
+    mut ended: watch::Receiver<bool>,
+) {
     let service = service_fn(move |request: http::Request<Incoming>| {
         let mut service = service.clone();
         let (mut head, body) = request.into_parts();
         let (body, slot) = room::Request::new(body, room.clone());
         head.extensions.insert(slot);
+        let refused = gate.check(&head.headers).err();
         async move {
+            if let Some(status) = refused {
+                return Ok(status.into_http().map(|body| room::Response::new(body, None)));
+            }
             let (mut head, body) = service.call(http::Request::from_parts(head, body)).await?.into_parts();
             let taken = head.extensions.remove::<Taken>();
             Ok::<_, Infallible>(http::Response::from_parts(head, room::Response::new(body, taken)))
