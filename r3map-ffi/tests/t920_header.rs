@@ -156,7 +156,7 @@ fn declared(header: &str) -> BTreeSet<String> {
 
 /// The symbols that the shared library gives to programs.
 fn exported() -> BTreeSet<String> {
-    let build = Command::new(env!("CARGO")).args(["build", "--package", "r3map-ffi"]).status().unwrap();
+    let build = Command::new(repository().join("scripts/libraries")).status().unwrap();
     assert!(build.success(), "the library does not build");
     let library = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("debug/libr3map.so");
     let listed = Command::new("nm").args(["-D", "--defined-only", "--format=posix"]).arg(&library).output();
