@@ -19,13 +19,16 @@ use crate::version::{Lineage, Version};
 mod blocking;
 #[cfg(feature = "cassandra")]
 mod cassandra;
+// No store alone uses all of what they have in common.
 #[cfg(feature = "chunks")]
+#[cfg_attr(not(all(feature = "redis", feature = "s3", feature = "http")), allow(dead_code))]
 mod chunked;
 pub mod dir;
 pub mod file;
 #[cfg(feature = "http")]
 pub(crate) mod http;
 #[cfg(feature = "chunks")]
+#[cfg_attr(not(all(feature = "redis", feature = "s3", feature = "http")), allow(dead_code, unused_imports))]
 mod lease;
 mod link;
 pub mod memory;

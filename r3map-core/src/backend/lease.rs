@@ -22,11 +22,7 @@ mod holder;
 mod record;
 
 pub(super) use holder::{Lease, UnderWay};
-#[cfg(feature = "s3")]
-pub(super) use record::MOST_BYTES;
-pub(super) use record::Record;
-#[cfg(any(feature = "redis", feature = "s3"))]
-pub(super) use record::hexadecimal;
+pub(super) use record::{MOST_BYTES, Record, hexadecimal};
 
 /// The parameters of a URL that say how the lease is.
 pub(super) const PARAMETERS: [&str; 2] = ["lease", "lease_ttl"];
