@@ -24,7 +24,7 @@ pub mod file;
 #[cfg(feature = "http")]
 pub(crate) mod http;
 #[cfg(feature = "chunks")]
-mod lease;
+pub(crate) mod lease;
 mod link;
 pub mod memory;
 pub mod nbd;
