@@ -29,7 +29,7 @@ pub mod file;
 pub(crate) mod http;
 #[cfg(feature = "chunks")]
 #[cfg_attr(not(all(feature = "redis", feature = "s3", feature = "http")), allow(dead_code, unused_imports))]
-mod lease;
+pub(crate) mod lease;
 mod link;
 pub mod memory;
 pub mod nbd;

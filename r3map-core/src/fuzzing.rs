@@ -55,6 +55,8 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("trace", trace_file),
     ("directory", directory),
     ("url", url),
+    #[cfg(feature = "chunks")]
+    ("lease", lease),
     #[cfg(feature = "http")]
     ("web", web),
     #[cfg(feature = "s3")]
@@ -362,6 +364,13 @@ fn check_shown(text: &str) {
         let elsewhere = [location.raw().path(), location.raw().query().unwrap_or_default(), location.raw().username()];
         let is_elsewhere = elsewhere.iter().any(|part| part.contains(SECRET));
         assert!(is_elsewhere || !shown.contains(SECRET), "{shown:?}");
+    }
+}
+
+#[cfg(feature = "chunks")]
+fn lease(bytes: &[u8]) {
+    if let Ok(record) = crate::backend::lease::record::Record::decode(bytes) {
+        assert_eq!(record.encode().as_bytes(), bytes);
     }
 }
 

@@ -19,7 +19,7 @@ use crate::wire::{Identity, socket};
 
 mod clock;
 mod holder;
-mod record;
+pub(crate) mod record;
 
 pub(super) use holder::{Lease, UnderWay};
 pub(super) use record::{MOST_BYTES, Record, hexadecimal};
