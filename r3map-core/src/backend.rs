@@ -17,6 +17,8 @@ use crate::url::Location;
 use crate::version::{Lineage, Version};
 
 mod blocking;
+#[cfg(feature = "cassandra")]
+mod cassandra;
 #[cfg(feature = "chunks")]
 mod chunked;
 pub mod dir;
@@ -494,6 +496,8 @@ pub fn open(url: &str, options: &BackendOptions) -> Result<Arc<dyn Backend>> {
         "panrpc" | "panrpc+unix" => Ok(Arc::new(rpc::Rpc::open(&location, options)?)),
         #[cfg(feature = "redis")]
         "redis" | "rediss" | "redis+cluster" => Ok(Arc::new(redis::Redis::open(&location, options)?)),
+        #[cfg(feature = "cassandra")]
+        "cassandra" => Ok(Arc::new(cassandra::Cassandra::open(&location, options)?)),
         #[cfg(feature = "http")]
         "http" | "https" => Ok(Arc::new(http::Http::open(&location, options)?)),
         #[cfg(feature = "s3")]

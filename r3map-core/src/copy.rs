@@ -292,7 +292,7 @@ fn open_target(
         // Zeros cost a directory nothing: it need not be known to have none but those.
         "dir" => (!location.file_path()?.exists(), false),
         // They do not say their size, so the URL has to.
-        "redis" | "rediss" | "redis+cluster" | "s3" => (true, false),
+        "redis" | "rediss" | "redis+cluster" | "cassandra" | "s3" => (true, false),
         "file" => {
             let path = location.file_path()?;
             location.parameters(&["size"])?;

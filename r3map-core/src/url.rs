@@ -41,6 +41,8 @@ pub const SCHEMES: &[&str] = &[
     "rediss",
     #[cfg(feature = "redis")]
     "redis+cluster",
+    #[cfg(feature = "cassandra")]
+    "cassandra",
     #[cfg(feature = "http")]
     "http",
     #[cfg(feature = "http")]
@@ -61,6 +63,8 @@ const FEATURES: &[(&str, &[&str])] = &[
     ("tls", &["r3maps", "nbds", "nbds+unix"]),
     #[cfg(not(feature = "redis"))]
     ("redis", WITH_PASSWORD),
+    #[cfg(not(feature = "cassandra"))]
+    ("cassandra", &["cassandra"]),
     #[cfg(not(feature = "http"))]
     ("http", &["http", "https"]),
     #[cfg(not(feature = "s3"))]

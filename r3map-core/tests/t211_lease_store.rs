@@ -12,6 +12,8 @@ use r3map_core::cancel::Limit;
 use r3map_core::{Backend, BackendOptions, Code, Mode, Mount};
 
 mod backends;
+#[cfg(feature = "cassandra")]
+mod cassandra;
 mod servers;
 #[path = "../../tests/skip.rs"]
 mod skip;
@@ -259,6 +261,21 @@ fn a_redis_cluster_has_one_writer_a_region() {
     let place = |name: &str, rest: &str| cluster.url(&format!("key={name}&{rest}"));
     a_second_writer_is_busy_with_the_name_of_the_first_until_that_closes(&place);
     a_holder_that_was_paused_is_fenced_before_its_next_write_reaches_the_store(&place);
+}
+
+#[cfg(feature = "cassandra")]
+#[test]
+fn a_table_of_cassandra_has_one_writer_a_region() {
+    if !cassandra::Cassandra::is_here() {
+        return skip::skip("java and Cassandra are not installed: scripts/setup test");
+    }
+    let shared = cassandra::Cassandra::shared();
+    let running = shared.read().unwrap();
+    running.cql(&["CREATE TABLE regions.leases (key text PRIMARY KEY, data blob)"]);
+    let place = |name: &str, rest: &str| running.url("leases", &format!("prefix={name}&{rest}"));
+    a_second_writer_is_busy_with_the_name_of_the_first_until_that_closes(&place);
+    a_holder_that_was_paused_is_fenced_before_its_next_write_reaches_the_store(&place);
+    of_16_who_claim_at_once_one_wins(&place, 4);
 }
 
 #[test]

@@ -123,6 +123,7 @@ impl<S> Clone for Open<S> {
 
 impl<S: Store> Chunked<S> {
     /// A region without a lease: it is read-only, or whoever writes there, writes.
+    #[cfg(any(feature = "http", feature = "s3"))]
     pub fn new(info: Info, shape: Shape, store: S) -> Chunked<S> {
         Chunked::over(info, shape, Open { store: Arc::new(store), lease: None })
     }

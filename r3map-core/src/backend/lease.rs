@@ -24,7 +24,9 @@ mod record;
 pub(super) use holder::{Lease, UnderWay};
 #[cfg(feature = "s3")]
 pub(super) use record::MOST_BYTES;
-pub(super) use record::{Record, hexadecimal};
+pub(super) use record::Record;
+#[cfg(any(feature = "redis", feature = "s3"))]
+pub(super) use record::hexadecimal;
 
 /// The parameters of a URL that say how the lease is.
 pub(super) const PARAMETERS: [&str; 2] = ["lease", "lease_ttl"];

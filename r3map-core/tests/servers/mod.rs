@@ -15,6 +15,9 @@ use crate::backends::Scratch;
 /// Far more than anything here takes, and far less than for ever.
 pub const SOON: Duration = Duration::from_secs(60);
 
+/// The same of starting: Java takes a while where much else runs.
+const STARTING: Duration = Duration::from_secs(180);
+
 /// A server's process.
 pub struct Server {
     pub port: u16,
@@ -26,7 +29,7 @@ pub struct Server {
 
 impl Server {
     /// Starts a program; `PORT` and `DIRECTORY` in its words stand for where it is. Waits until it `answers` there.
-    fn start(command: &[&str], prepare: impl Fn(&Path, u16), answers: fn(u16) -> bool) -> Server {
+    pub fn start(command: &[&str], prepare: impl Fn(&Path, u16), answers: fn(u16) -> bool) -> Server {
         // Another process may take the port that was free.
         for _ in 0..5 {
             let port = free_port();
@@ -47,7 +50,7 @@ impl Server {
 
     fn wait_until_it_answers(&mut self) -> bool {
         let begin = Instant::now();
-        while begin.elapsed() < SOON {
+        while begin.elapsed() < STARTING {
             if (self.answers)(self.port) {
                 return true;
             }
@@ -124,7 +127,8 @@ fn spawn(command: &[String], directory: &Path) -> Child {
     process.spawn().unwrap_or_else(|error| panic!("{}: {error} (scripts/setup test installs it)", command[0]))
 }
 
-fn free_port() -> u16 {
+/// A port that nobody listens on.
+pub fn free_port() -> u16 {
     // Away from those that the kernel gives to clients, one of which could take it while its server is down.
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = 12_000 + (std::process::id() % 1500) as u16 * 10;
@@ -137,7 +141,8 @@ fn free_port() -> u16 {
     }
 }
 
-fn takes_connections(port: u16) -> bool {
+/// Whether somebody listens on a port.
+pub fn takes_connections(port: u16) -> bool {
     TcpStream::connect(("127.0.0.1", port)).is_ok()
 }
 
