@@ -9,9 +9,15 @@ use r3map_core::{BackendOptions, Mount};
 
 use crate::{Directory, Measured, speed, time};
 
-const SIZE: u64 = 256 << 20;
+/// How much a store holds.
+pub const SIZE: u64 = 256 << 20;
 /// Whom the S3 server knows. Credentials come from the environment alone.
 const KEYS: [&str; 2] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+
+/// A port that nobody listens on.
+pub fn free_port() -> Option<u16> {
+    Some(TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?.port())
+}
 
 /// Somebody's server, and what it keeps in memory.
 struct Server {
@@ -30,7 +36,7 @@ impl Drop for Server {
 impl Server {
     /// Starts a program; `PORT` and `DIR` in its words and its configuration stand for where it is.
     fn start(words: &[&str], configuration: &str) -> Option<Server> {
-        let port = TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?.port();
+        let port = free_port()?;
         let directory = Directory::in_memory();
         let at = directory.path().to_str()?;
         let place = |text: &str| text.replace("PORT", &port.to_string()).replace("DIR", at);
@@ -51,7 +57,7 @@ impl Server {
 }
 
 /// Reads all of a region in order through a managed mount.
-fn read_managed(url: &str) -> f64 {
+pub fn read_managed(url: &str) -> f64 {
     let mount = Mount::options().read_only(true).open_url(url, &BackendOptions::default()).unwrap();
     let mut buffer = vec![0; 1 << 20];
     let seconds = time(|| {
@@ -63,7 +69,8 @@ fn read_managed(url: &str) -> f64 {
     seconds
 }
 
-fn fill(url: &str) {
+/// Fills a store through a mount.
+pub fn fill(url: &str) {
     let mount = Mount::options().open_url(url, &BackendOptions::default()).unwrap();
     let bytes: Vec<u8> = (0..1 << 20).map(|at: u32| (at % 251) as u8).collect();
     for offset in (0..SIZE).step_by(bytes.len()) {
