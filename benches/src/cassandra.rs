@@ -1,4 +1,5 @@
-//! A region in Cassandra against the bare driver. `scripts/setup test` installs the server.
+//! A region in Cassandra against the bare driver. `scripts/setup test` installs the server; built with the feature
+//! `cassandra`.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "cassandra")]
 mod cassandra;
 mod copy;
 mod fault;
@@ -89,6 +90,7 @@ const FIGURES: &[Figure] = &[
     Figure { name: "grpc: server / Go's grpc, 256 KiB", goal: Goal::AtLeast(1.5), measure: grpc::server },
     Figure { name: "native / grpc, 256 KiB", goal: Goal::AtLeast(1.3), measure: grpc::native },
     Figure { name: "redis: managed, sequential / redis-benchmark", goal: Goal::AtLeast(0.8), measure: stores::redis },
+    #[cfg(feature = "cassandra")]
     Figure { name: "cassandra: managed, sequential / driver", goal: Goal::AtLeast(0.8), measure: cassandra::managed },
     Figure { name: "http: managed, sequential / curl", goal: Goal::AtLeast(0.8), measure: stores::http },
     Figure { name: "s3: managed, sequential / parallel curl", goal: Goal::AtLeast(0.8), measure: stores::s3 },

@@ -1,5 +1,7 @@
 //! A real Cassandra, one for all tests of a file: it takes seconds to start.
 
+#![allow(dead_code)] // No test file uses all of it.
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock, Weak};
 

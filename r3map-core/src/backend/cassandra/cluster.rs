@@ -87,7 +87,7 @@ impl Table {
         options: &BackendOptions,
     ) -> Result<Table> {
         let name = location.as_str();
-        let BackendOptions { tls_cert, tls_key, tls_ca, tls_pin, token, insecure } = options;
+        let BackendOptions { tls_cert, tls_key, tls_ca, tls_pin, token, insecure, compression: _ } = options;
         let invalid = |message: String| Error::new(Code::InvalidArgument, format!("{name}: {message}"));
         if tls_cert.is_some() || tls_key.is_some() || tls_ca.is_some() || tls_pin.is_some() {
             let message = format!("{name}: Cassandra is spoken to by plain TCP alone: no certificates, keys or pins");
