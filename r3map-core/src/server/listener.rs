@@ -121,7 +121,8 @@ fn listen_tcp(address: &str, server: &Inner, tls: &mut Option<Arc<ServerTls>>) -
     };
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let failed = |error: Error| error.context(format!("listen at {address}"));
-    let makes_own = cfg!(feature = "tls") && server.options.protocol == Protocol::R3map;
+    // Whoever speaks gRPC speaks it in plain.
+    let makes_own = cfg!(feature = "tls") && server.options.protocol == Protocol::R3map && !server.seeds_legacy();
     let found = match socket::resolve(bare, port, server.options.insecure || tls.is_some()) {
         Err(error) if error.code() == Code::PermissionDenied && makes_own => {
             let made = server.tls.get_or_try_init(|| ServerTls::made(&server.options.credentials).map(Arc::new));

@@ -7,6 +7,9 @@ use crate::error::{Code, Error};
 #[allow(missing_docs, clippy::all)]
 #[rustfmt::skip]
 pub mod backend;
+#[allow(missing_docs, clippy::all)]
+#[rustfmt::skip]
+pub mod seeder;
 
 /// The longest text of an error: it travels in a header, of which peers take little.
 const MOST_TEXT: usize = 1 << 10;
