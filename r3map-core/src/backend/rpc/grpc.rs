@@ -14,6 +14,8 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
 
+pub mod seeder;
+
 use super::dial::Dial;
 use super::kept::Kept;
 use super::link::{Driving, Link, Speaker};
@@ -37,17 +39,22 @@ pub struct Grpc {
     most: usize,
 }
 
+/// What requests name as the server.
+pub fn origin(dial: &Dial) -> http::Uri {
+    let authority = match &dial.address {
+        Address::Tcp(host, port) if host.contains(':') => format!("[{host}]:{port}"),
+        Address::Tcp(host, port) => format!("{host}:{port}"),
+        Address::Unix(_) => "localhost".to_owned(),
+    };
+    let origin = http::Uri::builder().scheme("http").authority(authority).path_and_query("/").build();
+    // A URL's host is one here too.
+    origin.unwrap_or_else(|_| http::Uri::from_static("http://localhost/"))
+}
+
 impl Grpc {
     /// A client that connects when it is first used; no message it takes is longer than `most`.
     pub fn new(dial: Dial, kept: &Arc<Kept>, most: usize) -> Grpc {
-        let authority = match &dial.address {
-            Address::Tcp(host, port) if host.contains(':') => format!("[{host}]:{port}"),
-            Address::Tcp(host, port) => format!("{host}:{port}"),
-            Address::Unix(_) => "localhost".to_owned(),
-        };
-        let origin = http::Uri::builder().scheme("http").authority(authority).path_and_query("/").build();
-        // A URL's host is one here too.
-        let origin = origin.unwrap_or_else(|_| http::Uri::from_static("http://localhost/"));
+        let origin = origin(&dial);
         let links = [Link::new(dial.clone(), Some(kept.clone()), most), Link::new(dial, None, most)];
         Grpc { links, origin, most }
     }
@@ -57,12 +64,7 @@ impl Grpc {
         let (speech, number) = self.links[usize::from(bulk)].speaker().await?;
         let client = BackendClient::with_origin(speech.clone(), self.origin.clone());
         let mut client = client.max_decoding_message_size(self.most);
-        let failed = |status: Status| match status.code() {
-            // What was under way on a connection that ended was not answered, whatever it is called.
-            _ if speech.is_over() => Error::new(Code::Disconnected, format!("the connection ended: {status}")),
-            tonic::Code::Unavailable => Error::new(Code::Disconnected, status.message()),
-            _ => grpc::error(&status),
-        };
+        let failed = |status: Status| speech.failed(&status);
         let reply = match call {
             Call::Read { offset, length } => {
                 let asked = ReadAtArgs { length: length as i32, off: offset as i64 };
@@ -101,6 +103,18 @@ impl AsRef<[u8]> for Resendable {
 /// An HTTP/2 connection.
 #[derive(Clone)]
 pub struct Speech(SendRequest<Body>);
+
+impl Speech {
+    /// What a status says, as an error.
+    pub fn failed(&self, status: &Status) -> Error {
+        match status.code() {
+            // What was under way on a connection that ended was not answered, whatever it is called.
+            _ if self.is_over() => Error::new(Code::Disconnected, format!("the connection ended: {status}")),
+            tonic::Code::Unavailable => Error::new(Code::Disconnected, status.message()),
+            _ => grpc::error(status),
+        }
+    }
+}
 
 impl Speaker for Speech {
     async fn start(stream: Stream, _most: usize) -> Result<(Speech, Driving)> {
