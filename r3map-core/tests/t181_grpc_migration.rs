@@ -1,4 +1,4 @@
-//! 181: any gRPC peer of the published protocol takes a region that we seed, where that is allowed.
+//! 181: a region moves from and to any gRPC peer of the published protocol, where that is allowed.
 
 #![cfg(feature = "grpc")]
 
@@ -6,7 +6,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use r3map_core::{
-    BackendOptions, Code, Group, Leecher, Mount, Protocol, SeedOptions, SeedState, Seeder, Server, ServerOptions,
+    BackendOptions, Code, Group, LeechState, Leecher, Mount, MountOptions, Protocol, SeedOptions, SeedState, Seeder,
+    Server, ServerOptions,
 };
 
 mod backends;
@@ -275,4 +276,156 @@ fn a_region_whose_leecher_was_lost_is_taken_back_and_one_whose_seeder_began_anew
     same(&saved(&mut peer, &directory), &bytes);
     peer.tell("close");
     seeder.wait_drained(Duration::ZERO).unwrap();
+}
+
+/// Blocks of the seeder in Python; no multiple of one.
+const BLOCK: u64 = 8192;
+
+struct Theirs {
+    peer: Peer,
+    url: String,
+}
+
+impl Theirs {
+    fn start() -> Result<Theirs, String> {
+        let peer = peer(&["seeder", &SIZE.to_string(), &BLOCK.to_string()])?;
+        let url = format!("grpc://127.0.0.1:{}?size={SIZE}&chunk={BLOCK}", peer.port);
+        Ok(Theirs { peer, url })
+    }
+
+    fn leech(&self, local: &str) -> r3map_core::Result<Leecher> {
+        leech(&self.url, local)
+    }
+}
+
+fn leech(url: &str, local: &str) -> r3map_core::Result<Leecher> {
+    let options = MountOptions { allow_legacy: true, ..options() };
+    Leecher::open(url, local, options, &BackendOptions::default())
+}
+
+#[test]
+fn a_region_that_grpcio_seeds_comes_here_with_what_was_written_meanwhile() {
+    let mut theirs = match Theirs::start() {
+        Ok(theirs) => theirs,
+        Err(why) => return skip::skip(why),
+    };
+    let directory = Directory::new();
+    let refused = Leecher::open(&theirs.url, "memory:", options(), &BackendOptions::default()).map(drop).unwrap_err();
+    assert!(refused.code() == Code::Unsupported && refused.message().contains("allow_legacy"), "{refused:?}");
+    for (url, why) in [
+        (theirs.url.replace(&format!("&chunk={BLOCK}"), ""), "no chunk"),
+        (theirs.url.replace(&format!("size={SIZE}&"), ""), "no size"),
+        ("r3map://127.0.0.1:1/region".to_owned(), "is for the grpc://"),
+    ] {
+        let error = leech(&url, "memory:").map(drop).unwrap_err();
+        assert!(error.code() == Code::InvalidArgument && error.message().contains(why), "{error:?}");
+    }
+    assert_eq!(
+        code(leech(&format!("grpc://127.0.0.1:1?size={SIZE}&chunk=4KiB"), "memory:").map(drop)),
+        Code::Disconnected
+    );
+
+    let leecher = theirs.leech(&directory.url("here")).unwrap();
+    leecher.wait_local(1.0, SOON).unwrap();
+    for write in ["write 100 9000", "write 1000000 1", "write 5000000 300000", "write 6292689 1"] {
+        theirs.peer.tell(write);
+    }
+    theirs.peer.tell("mode refuse");
+    let error = leecher.finalize().map(drop).unwrap_err();
+    assert!(error.code() == Code::Busy && error.message().contains("the app goes on"), "{error:?}");
+    theirs.peer.tell("mode none");
+    let mount = leecher.finalize().unwrap();
+    let expected = saved(&mut theirs.peer, &directory);
+    same(&read_all(&mount), &expected);
+    mount.wait_local(1.0, SOON).unwrap();
+    rpc::eventually("the source hears that all is here", || theirs.peer.ask("asked") == "ok track sync sync close");
+    // It moves on as any other, and what is here is not taken for what comes from there next time.
+    leecher.close().unwrap();
+    mount.write_at(b"mine", 0).unwrap();
+    mount.close().unwrap();
+    assert_eq!(code(theirs.leech(&directory.url("here")).map(drop)), Code::Busy);
+    let mount = seeding::mount(&directory.url("here"));
+    let seeder = mount.seed("127.0.0.1:0", &SeedOptions::default()).unwrap();
+    let native = leeching::leech(&seeder, "memory:");
+    let app = std::thread::spawn(move || suspend(&seeder, &mut 0));
+    same(&read_all(&native.finalize().unwrap())[4..], &expected[4..]);
+    app.join().unwrap();
+}
+
+#[test]
+fn what_came_of_sync_is_taken_only_where_it_is_known() {
+    let mut theirs = match Theirs::start() {
+        Ok(theirs) => theirs,
+        Err(why) => return skip::skip(why),
+    };
+    let directory = Directory::new();
+    theirs.peer.tell("mode untracked");
+    let error = theirs.leech("memory:").map(drop).unwrap_err();
+    assert!(error.message().contains("the disk is on fire"), "{error:?}");
+    theirs.peer.tell("mode none");
+    let leecher = theirs.leech("memory:").unwrap();
+    leecher.wait_local(1.0, SOON).unwrap();
+    for (mode, why) in [("negative", "a block at -4096"), ("beyond", "a block at 1099511627776")] {
+        theirs.peer.tell(&format!("mode {mode}"));
+        let error = leecher.finalize().map(drop).unwrap_err();
+        assert!(error.code() == Code::Busy && error.message().contains(why), "{error:?}");
+        // All of it is pulled anew, since nobody knows any more what was written.
+        leecher.wait_local(1.0, SOON).unwrap();
+        theirs.peer.tell("write 70000 5");
+    }
+    theirs.peer.tell("mode long");
+    let lied = theirs.leech("memory:").unwrap();
+    let error = lied.wait_local(1.0, Duration::from_secs(1)).unwrap_err();
+    assert_eq!(error.code(), Code::Timeout, "{error:?}");
+    drop(lied);
+    theirs.peer.tell("mode none");
+    same(&read_all(&leecher.finalize().unwrap()), &saved(&mut theirs.peer, &directory));
+
+    // Its answer is lost with it; or it dies before.
+    for dies in ["mode lose", ""] {
+        let mut theirs = Theirs::start().unwrap();
+        let hurried = MountOptions { allow_legacy: true, ..options() }.deadline(Duration::from_secs(2));
+        let there = directory.url("there");
+        let leecher = Leecher::open(&theirs.url, &there, hurried, &BackendOptions::default()).unwrap();
+        leecher.wait_local(1.0, SOON).unwrap();
+        match dies {
+            "" => drop(theirs),
+            mode => theirs.peer.tell(mode),
+        }
+        let error = leecher.finalize().map(drop).unwrap_err();
+        assert!(matches!(error.code(), Code::Busy | Code::Timeout | Code::Disconnected), "{error:?}");
+        assert_ne!(leecher.state().unwrap(), LeechState::Owner);
+        leecher.close().unwrap();
+        // Nothing of it is taken for another's.
+        std::fs::remove_file(directory.file("there")).unwrap();
+        std::fs::remove_file(directory.file("there.r3map")).unwrap();
+    }
+}
+
+#[test]
+fn our_leecher_takes_our_seeders_region_over_grpc_and_goes_on_after_it_was_closed() {
+    let directory = Directory::new();
+    let (mount, bytes) = region(&directory, "there");
+    let seeder = mount.seed("127.0.0.1:0", &legacy()).unwrap();
+    let url = format!("grpc://{}?size={SIZE}&chunk=64KiB", address(&seeder));
+    let app = App::start(&seeder, Writer::start(mount.clone(), bytes, 99), b"");
+    let leecher = leech(&url, &directory.url("here")).unwrap();
+    assert_eq!(code(leech(&url, "memory:").map(drop)), Code::Busy);
+    leecher.wait_local(0.5, SOON).unwrap();
+    let moved = leecher.finalize().unwrap();
+    moved.write_at(b"mine", 3 << 20).unwrap();
+    let mut expected = app.bytes();
+    expected[3 << 20..][..4].copy_from_slice(b"mine");
+    drop(leecher);
+    moved.close().unwrap();
+    // What is here stays, and what is not still comes; unless all of it was here.
+    match leech(&url, &directory.url("here")) {
+        Ok(leecher) => same(&read_all(&leecher.finalize().unwrap()), &expected),
+        Err(error) => {
+            assert_eq!(error.code(), Code::Busy, "{error:?}");
+            same(&read_all(&seeding::mount(&directory.url("here"))), &expected);
+        }
+    }
+    wait_for(&seeder, &mut 0, SeedState::Drained);
+    app.join();
 }

@@ -18,6 +18,8 @@ import grpc
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "proto"))
 messages, services = grpc.protos_and_services("seeder.proto")
+# A new channel has a connection of its own; a path is no authority that HTTP/2 takes.
+LONELY = [("grpc.use_local_subchannel_pool", 1), ("grpc.default_authority", "localhost")]
 
 
 class Leecher:
@@ -31,8 +33,7 @@ class Leecher:
     def reconnect(self):
         if self.channel:
             self.channel.close()
-        # Else a new channel goes on with the connection of the last.
-        self.channel = grpc.insecure_channel(self.address, options=[("grpc.use_local_subchannel_pool", 1)])
+        self.channel = grpc.insecure_channel(self.address, options=LONELY)
         self.stub = services.SeederStub(self.channel)
 
     def track(self):

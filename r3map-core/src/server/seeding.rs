@@ -49,7 +49,9 @@ impl Server {
             _ => return refuse(&format!("a region does not move over {}", protocol.name())),
         }
         if !options.allow.is_empty() || self.inner.tls.get().is_some() {
-            return refuse("allow_legacy: leechers over gRPC cannot prove who they are: leave allow and credentials away");
+            return refuse(
+                "allow_legacy: leechers over gRPC cannot prove who they are: leave allow and credentials away",
+            );
         }
         if mounts > 1 {
             return refuse("allow_legacy: over gRPC a region moves alone");

@@ -7,9 +7,9 @@ use std::time::Instant;
 use super::client::{Client, Route};
 use super::{Handle, check_options, route};
 use crate::backend::link::Protocol;
+use crate::backend::{BackendOptions, Completion, Info, Operation, Priority, Request};
 #[cfg(feature = "grpc")]
 use crate::backend::{Reply, rpc::legacy::Legacy};
-use crate::backend::{BackendOptions, Completion, Info, Operation, Priority, Request};
 use crate::buffer::Buffer;
 use crate::error::{Code, Error, Result};
 use crate::migration::Message;

@@ -334,7 +334,8 @@ mod tests {
 
     #[test]
     fn whatever_a_block_has_is_dirty_and_a_block_outside_is_no_answer() {
-        let pages = |offsets: &[i64]| dirty(offsets, 65536, 100_000).map(|runs| runs.iter().cloned().collect::<Vec<_>>());
+        let pages =
+            |offsets: &[i64]| dirty(offsets, 65536, 100_000).map(|runs| runs.iter().cloned().collect::<Vec<_>>());
         assert_eq!(pages(&[]).unwrap(), []);
         assert_eq!(pages(&[4096, 0, 65535, 4096]).unwrap(), [0..16]);
         assert_eq!(pages(&[99_999, 0]).unwrap(), [0..25]);

@@ -271,7 +271,8 @@ impl Driver {
         let mut machine = self.lock();
         let peer = machine.partner.and_then(|partner| self.peers.newest(partner));
         if !payload.is_empty() && peer.is_some_and(|peer| peer.is_bridged()) {
-            let message = "the leecher speaks the legacy protocol, by which no payload can be handed over: leave it away";
+            let message =
+                "the leecher speaks the legacy protocol, by which no payload can be handed over: leave it away";
             return Err(Error::new(Code::Unsupported, message));
         }
         self.on_locked(&mut machine, Event::Suspended { sequence, payload: payload.to_vec() })

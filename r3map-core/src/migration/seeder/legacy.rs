@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::backend::Backend;
 use crate::cancel::deadline_in;
 use crate::error::{Code, Error, Result};
 use crate::migration::seeder::driver::Driver;
@@ -74,20 +75,20 @@ impl Legacy {
 
     /// Waits until these bytes may be read. Once the region is given away, one may read on over another connection.
     pub async fn may_read(&self, offset: u64, length: u64) -> Result<()> {
-        let given = self.seed.given().filter(|vote| vote.ballot > LEGACY);
-        let attempt = {
-            let mut asked = self.asked();
-            match (&asked.attempt, given) {
-                (None, Some(vote)) if !asked.tracks => {
-                    asked.attempt.insert(Attempt::new(&self.seed, Some(vote))?).clone()
-                }
-                _ => {
-                    drop(asked);
-                    self.attempt()?
-                }
-            }
-        };
-        attempt.may_read(offset, length).await
+        if let Err(error) = self.attempt() {
+            let given = self.seed.given().filter(|vote| vote.ballot > LEGACY).ok_or(error)?;
+            self.join(given)?;
+        }
+        self.attempt()?.may_read(offset, length).await
+    }
+
+    /// Goes on with a region that was given, unless it was asked for here and refused.
+    fn join(&self, given: Vote) -> Result<()> {
+        let mut asked = self.asked();
+        if asked.attempt.is_none() && !asked.tracks {
+            asked.attempt = Some(Attempt::new(&self.seed, Some(given))?);
+        }
+        Ok(())
     }
 
     /// Asks for the region; the blocks of it that were written since tracking began.
@@ -126,6 +127,8 @@ enum Said {
 /// One session.
 struct Attempt {
     seed: Arc<Driver>,
+    /// Of the region, in bytes.
+    size: u64,
     name: Identity,
     peer: Arc<Peer>,
     said: watch::Sender<Said>,
@@ -161,6 +164,7 @@ impl Attempt {
         };
         let attempt = Arc::new_cyclic(|this: &Weak<Attempt>| Attempt {
             seed: seed.clone(),
+            size: seed.truth().info().size,
             name,
             peer: Peer::behind(this.clone(), client),
             said: watch::Sender::new(said),
@@ -224,7 +228,7 @@ impl Attempt {
             match self.seed.check_read(&self.peer) {
                 Ok(()) => {
                     let mut reads = self.reads.lock().unwrap_or_else(|e| e.into_inner());
-                    reads.note(offset, length, self.seed.region().size);
+                    reads.note(offset, length, self.size);
                     return Ok(());
                 }
                 // Nothing is read in the moment in which the region changes hands.
@@ -281,7 +285,7 @@ impl Attempt {
     }
 
     fn blocks(&self, dirty: &Dirty) -> Result<Vec<i64>> {
-        blocks(dirty, self.seed.region().size, self.block.load(Ordering::SeqCst))
+        blocks(dirty, self.size, self.block.load(Ordering::SeqCst))
     }
 }
 
@@ -338,7 +342,8 @@ impl Bridge for Attempt {
 
     fn check_take(&self, dirty: &Dirty) -> Result<()> {
         if self.waiting.load(Ordering::SeqCst) == 0 {
-            let message = "the leecher does not wait for the answer to its Sync any more: it is not given the region now";
+            let message =
+                "the leecher does not wait for the answer to its Sync any more: it is not given the region now";
             return Err(Error::new(Code::Disconnected, message));
         }
         let reads = *self.reads.lock().unwrap_or_else(|e| e.into_inner());
