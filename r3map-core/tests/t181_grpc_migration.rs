@@ -347,7 +347,10 @@ fn a_region_that_grpcio_seeds_comes_here_with_what_was_written_meanwhile() {
     let mount = seeding::mount(&directory.url("here"));
     let seeder = mount.seed("127.0.0.1:0", &SeedOptions::default()).unwrap();
     let native = leeching::leech(&seeder, "memory:");
-    let app = std::thread::spawn(move || suspend(&seeder, &mut 0));
+    let app = std::thread::spawn({
+        let seeder = seeder.clone();
+        move || suspend(&seeder, &mut 0)
+    });
     same(&read_all(&native.finalize().unwrap())[4..], &expected[4..]);
     app.join().unwrap();
 }

@@ -224,7 +224,7 @@ impl Bridge {
         };
         let bridge = self.clone();
         self.runtime.spawn(async move {
-            let message = match bridge.seeder.sync(tracked.connection).await {
+            let message = match bridge.seeder.sync(tracked.connection, bridge.chunk).await {
                 Synced::Given(offsets) => match dirty(&offsets, bridge.chunk, bridge.size) {
                     Ok(pages) => Message::Given { vote, dirty: Dirty::Pages(pages), payload: Vec::new() },
                     Err(error) => aborted(vote, false, error.message()),

@@ -91,9 +91,13 @@ impl Legacy {
         Ok(())
     }
 
-    /// Asks for the region; the blocks of it that were written since tracking began.
-    pub async fn sync(&self) -> Result<Vec<i64>> {
-        self.attempt()?.sync().await
+    /// Asks for the region; the blocks of it, of that length if one is said, that were written since tracking began.
+    pub async fn sync(&self, block: Option<u64>) -> Result<Vec<i64>> {
+        let attempt = self.attempt()?;
+        if let Some(block) = block {
+            attempt.reads().said = Some(block);
+        }
+        attempt.sync().await
     }
 
     /// Wants nothing more.
@@ -184,6 +188,10 @@ impl Attempt {
         self.votes.lock().unwrap_or_else(|e| e.into_inner())
     }
 
+    fn reads(&self) -> MutexGuard<'_, Reads> {
+        self.reads.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
     fn is_live(&self) -> bool {
         !matches!(*self.said.borrow(), Said::Over(_) | Said::Drained)
     }
@@ -227,8 +235,7 @@ impl Attempt {
             let seen = said.borrow_and_update().clone();
             match self.seed.check_read(&self.peer) {
                 Ok(()) => {
-                    let mut reads = self.reads.lock().unwrap_or_else(|e| e.into_inner());
-                    reads.note(offset, length, self.size);
+                    self.reads().note(offset, length, self.size);
                     return Ok(());
                 }
                 // Nothing is read in the moment in which the region changes hands.
@@ -346,8 +353,8 @@ impl Bridge for Attempt {
                 "the leecher does not wait for the answer to its Sync any more: it is not given the region now";
             return Err(Error::new(Code::Disconnected, message));
         }
-        let reads = *self.reads.lock().unwrap_or_else(|e| e.into_inner());
-        self.block.store(reads.block(), Ordering::SeqCst);
+        let block = self.reads().block();
+        self.block.store(block, Ordering::SeqCst);
         self.blocks(dirty).map(drop)
     }
 
@@ -362,8 +369,10 @@ impl Bridge for Attempt {
 struct Reads {
     /// Of those that do not end with the region.
     whole: Option<Whole>,
-    /// Of those that do: where they begin.
+    /// Of those that do: offset and length.
     last: Option<(u64, u64)>,
+    /// What it says itself.
+    said: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -390,6 +399,9 @@ impl Reads {
 
     /// The unit in which it can be told what is dirty: pages, where it reads no blocks.
     fn block(&self) -> u64 {
+        if let Some(said) = self.said {
+            return said;
+        }
         match (self.whole, self.last) {
             (Some(Whole::Blocks(block)), None) => block,
             (Some(Whole::Blocks(block)), Some((offset, length))) if offset % block == 0 && length <= block => block,

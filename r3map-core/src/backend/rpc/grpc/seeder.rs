@@ -12,6 +12,7 @@ use crate::backend::rpc::{Answer, Call, Wire};
 use crate::backend::{Priority, Reply};
 use crate::buffer::Buffer;
 use crate::error::{Code, Error, Result};
+use crate::wire::grpc::BLOCK;
 use crate::wire::grpc::seeder::seeder_client::SeederClient;
 use crate::wire::grpc::seeder::{CloseArgs, ReadAtArgs, SyncArgs, TrackArgs};
 
@@ -69,8 +70,9 @@ impl Seeder {
         client.track(TrackArgs {}).await.map(|_| number).map_err(|status| speech.failed(&status))
     }
 
-    /// Asks for the region on the connection of that number, and on no other.
-    pub async fn sync(&self, tracked: u64) -> Synced {
+    /// Asks for the region on the connection of that number, and on no other; a server that can hears that blocks are
+    /// that long.
+    pub async fn sync(&self, tracked: u64, block: u64) -> Synced {
         let (mut client, speech, number) = match self.client(MOST_DIRTY).await {
             Ok(client) => client,
             Err(error) => return Synced::Unknown(error),
@@ -79,7 +81,9 @@ impl Seeder {
             return Synced::Unknown(Error::new(Code::Disconnected, "the connection that tracked was lost before"));
         }
         let refused = |status: &Status| matches!(status.code(), tonic::Code::Unknown | tonic::Code::Aborted);
-        match client.sync(SyncArgs {}).await {
+        let mut asked = tonic::Request::new(SyncArgs {});
+        asked.metadata_mut().insert(BLOCK, block.into());
+        match client.sync(asked).await {
             Ok(reply) => Synced::Given(reply.into_inner().dirty_offsets),
             Err(status) if refused(&status) && !speech.is_over() => Synced::Refused(speech.failed(&status)),
             Err(status) => Synced::Unknown(speech.failed(&status)),

@@ -65,8 +65,16 @@ impl Seeder for Leeching {
         Ok(Response::new(TrackReply {}))
     }
 
-    async fn sync(&self, _: Request<SyncArgs>) -> Result<Response<SyncReply>, Status> {
-        let dirty_offsets = self.legacy()?.sync().await.map_err(failed)?;
+    async fn sync(&self, request: Request<SyncArgs>) -> Result<Response<SyncReply>, Status> {
+        let block = match request.metadata().get(grpc::BLOCK) {
+            None => None,
+            Some(said) => {
+                let block = said.to_str().ok().and_then(|said| said.parse().ok()).filter(|block| *block > 0);
+                let wrong = || Status::invalid_argument(format!("{}: {said:?} is no number of bytes", grpc::BLOCK));
+                Some(block.ok_or_else(wrong)?)
+            }
+        };
+        let dirty_offsets = self.legacy()?.sync(block).await.map_err(failed)?;
         Ok(Response::new(SyncReply { dirty_offsets }))
     }
 
