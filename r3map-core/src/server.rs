@@ -204,11 +204,6 @@ struct Export {
 }
 
 impl Export {
-    /// Whether it is seeded for leechers of the Go library.
-    fn allows_legacy(&self) -> bool {
-        self.seed.as_ref().is_some_and(|seed| seed.allows_legacy())
-    }
-
     /// Makes a client the one who writes, and notes that it does.
     fn claim_to_write(&self, client: Identity, display: &str, stopped: impl Fn() -> bool) -> Result<()> {
         self.lease.claim(client, display, stopped)?;
@@ -414,12 +409,6 @@ impl Inner {
         found.ok_or_else(|| Error::new(Code::NotFound, "nothing is exported"))
     }
 
-    /// Whether something is seeded for leechers of the Go library.
-    fn seeds_legacy(&self) -> bool {
-        let exports = self.exports.read().unwrap_or_else(|e| e.into_inner());
-        exports.values().any(|export| export.allows_legacy())
-    }
-
     /// Gives a connection its thread. Too many are told so, by a thread that does nothing else.
     fn admit(self: &Arc<Inner>, descriptor: OwnedFd, tls: Option<Arc<ServerTls>>) -> Result<()> {
         let channel = Arc::new(Channel::new(descriptor, self.options.deadline)?);
@@ -451,7 +440,7 @@ impl Inner {
         let guest = Guest { inner: self.clone(), number, channel, tls, admitted };
         let started = thread::spawn("r3map-serve", move || match guest.inner.options.protocol {
             #[cfg(feature = "grpc")]
-            Protocol::R3map if guest.is_legacy() => rpc::grpc::serve(&guest),
+            Protocol::R3map if rpc::grpc::is_begun(&guest) => rpc::grpc::serve(&guest),
             Protocol::R3map => connection::serve(&guest),
             Protocol::Nbd => nbd::serve(&guest),
             #[cfg(feature = "grpc")]
@@ -549,15 +538,6 @@ impl Guest {
     /// It has said who it is.
     fn greeted(&self) {
         self.inner.crowd().strangers.remove(&self.number);
-    }
-
-    /// Whether it speaks gRPC though this server speaks r3map's protocol: where something is seeded for both.
-    #[cfg(feature = "grpc")]
-    fn is_legacy(&self) -> bool {
-        let may_be = self.tls.is_none() && self.inner.seeds_legacy();
-        may_be
-            && self.channel.wait(true, deadline_in(rpc::grpc::GREETING_TIME)).is_ok()
-            && socket::begins_with(self.channel.socket(), rpc::grpc::PREFACE)
     }
 }
 

@@ -6,8 +6,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use r3map_core::{
-    BackendOptions, Code, Group, LeechState, Leecher, Mount, MountOptions, Protocol, SeedOptions, SeedState, Seeder,
-    Server, ServerOptions,
+    BackendOptions, Code, Group, LeechState, Leecher, Mount, MountOptions, Protocol, Pull, SeedOptions, SeedState,
+    Seeder, Server, ServerOptions,
 };
 
 mod backends;
@@ -403,6 +403,19 @@ fn what_came_of_sync_is_taken_only_where_it_is_known() {
         std::fs::remove_file(directory.file("there")).unwrap();
         std::fs::remove_file(directory.file("there.r3map")).unwrap();
     }
+    // It dies afterwards: what has come stays, and what has not is an error until somebody has it.
+    let theirs = Theirs::start().unwrap();
+    let lazy = MountOptions { allow_legacy: true, pull: Pull::Demand, ..options() }.deadline(Duration::from_secs(2));
+    let leecher = Leecher::open(&theirs.url, &directory.url("there"), lazy, &BackendOptions::default()).unwrap();
+    let mount = leecher.finalize().unwrap();
+    let (mut first, mut again) = ([0; 10], [0; 10]);
+    mount.read_at(&mut first, 0).unwrap();
+    drop(theirs);
+    mount.read_at(&mut again, 0).unwrap();
+    assert_eq!(first, again);
+    let error = mount.read_at(&mut [0; 10], 3 << 20).unwrap_err();
+    assert!(matches!(error.code(), Code::Disconnected | Code::Timeout), "{error:?}");
+    mount.close().unwrap();
 }
 
 #[test]

@@ -76,7 +76,20 @@ impl Server {
     }
 }
 
+impl Export {
+    /// Whether it is seeded for leechers of the Go library.
+    pub(super) fn allows_legacy(&self) -> bool {
+        self.seed.as_ref().is_some_and(|seed| seed.allows_legacy())
+    }
+}
+
 impl Inner {
+    /// Whether something is seeded for leechers of the Go library.
+    pub(super) fn seeds_legacy(&self) -> bool {
+        let exports = self.exports.read().unwrap_or_else(|e| e.into_inner());
+        exports.values().any(|export| export.allows_legacy())
+    }
+
     /// Takes a name back from what was seeded under it.
     pub(crate) fn withdraw(&self, name: &str, driver: &Arc<Driver>) {
         let mut exports = self.exports.write().unwrap_or_else(|e| e.into_inner());

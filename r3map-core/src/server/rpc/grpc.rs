@@ -27,6 +27,7 @@ use crate::wire::grpc::backend::backend_server::{Backend, BackendServer};
 use crate::wire::grpc::backend::{ReadAtArgs, ReadAtReply, SyncArgs, SyncReply, WriteAtArgs, WriteAtReply};
 use crate::wire::grpc::seeder::seeder_server::{SERVICE_NAME as SEEDER, SeederServer};
 use crate::wire::grpc::{self, CONNECTION_WINDOW, FRAME_SIZE};
+use crate::wire::socket;
 use crate::wire::stream::Stream;
 
 mod leeching;
@@ -35,9 +36,9 @@ mod room;
 use leeching::Leeching;
 
 /// What a client of HTTP/2 says first.
-pub const PREFACE: &[u8] = b"PRI * HTTP/2.0";
+const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 /// How long a client may take for its first byte, and one that is turned away to ask.
-pub const GREETING_TIME: Duration = Duration::from_secs(10);
+const GREETING_TIME: Duration = Duration::from_secs(10);
 /// How long the last replies may take to reach the client.
 const GOODBYE_TIME: Duration = Duration::from_secs(1);
 /// How long a client may be silent before it is asked whether it is there, and then for its answer.
@@ -46,6 +47,14 @@ const ASK_AFTER: Duration = Duration::from_secs(20);
 const MOST_STREAMS: u32 = 256;
 /// What a message has besides its bytes, at most.
 const AROUND: usize = 64;
+
+/// Whether a connection speaks gRPC though the server speaks r3map's protocol: where something is seeded for both.
+pub(in crate::server) fn is_begun(guest: &Guest) -> bool {
+    let may_be = guest.tls.is_none() && guest.inner.seeds_legacy();
+    may_be
+        && guest.channel.wait(true, deadline_in(GREETING_TIME)).is_ok()
+        && socket::begins_with(guest.channel.socket(), PREFACE)
+}
 
 /// Serves a connection to its end. One that is not admitted is told the reason when it asks.
 pub(in crate::server) fn serve(guest: &Guest) {
