@@ -229,6 +229,8 @@ fn the_answer_to_sync_is_the_commit_and_comes_again_on_its_connection_alone() {
         assert_eq!(peer.ask("sync"), "ok 2");
     });
     assert_eq!(peer.ask("sync"), "ok 2");
+    assert!(peer.ask("track").contains("given away"));
+    assert_eq!(peer.ask("read 0 1"), "ok 1");
     // Another connection reads on, but is not given the region.
     peer.tell("reconnect");
     peer.tell("again");

@@ -53,6 +53,8 @@ struct State {
     asking: bool,
     tracked: Option<Tracked>,
     voted: Option<(Vote, Outcome)>,
+    /// Whether the source was told that all is here.
+    closing: bool,
     /// Whether the region is here: from then on a connection is as good as another.
     given: bool,
 }
@@ -254,6 +256,9 @@ impl Bridge {
 
     /// Tells the source that all is here. What it says to that changes nothing: it keeps no record.
     fn complete(self: &Arc<Self>, vote: Vote) {
+        if std::mem::replace(&mut self.state().closing, true) {
+            return;
+        }
         let bridge = self.clone();
         self.runtime.spawn(async move {
             let closed = timeout(GOODBYE_TIME, bridge.seeder.close()).await;

@@ -112,6 +112,7 @@ impl Legacy {
     pub fn leave(&self) {
         let attempt = self.asked().attempt.take();
         if let Some(attempt) = attempt {
+            *attempt.gone() = true;
             // What was not given by now is not to be given.
             self.seed.leave(&attempt.peer, true);
         }
@@ -135,6 +136,8 @@ struct Attempt {
     size: u64,
     name: Identity,
     peer: Arc<Peer>,
+    /// Whether it has left: it says nothing any more.
+    gone: Mutex<bool>,
     said: watch::Sender<Said>,
     votes: Mutex<Votes>,
     /// How many calls of sync wait for their answer.
@@ -171,6 +174,7 @@ impl Attempt {
             size: seed.truth().info().size,
             name,
             peer: Peer::behind(this.clone(), client),
+            gone: Mutex::new(false),
             said: watch::Sender::new(said),
             votes: Mutex::default(),
             waiting: AtomicU64::new(0),
@@ -192,6 +196,20 @@ impl Attempt {
         self.reads.lock().unwrap_or_else(|e| e.into_inner())
     }
 
+    fn gone(&self) -> MutexGuard<'_, bool> {
+        self.gone.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Says a message to the source.
+    fn say(&self, message: &Message) -> Result<()> {
+        let gone = self.gone();
+        if *gone {
+            return Err(Error::new(Code::Closed, "the leecher has closed its session"));
+        }
+        self.seed.received(message.clone(), &self.peer);
+        Ok(())
+    }
+
     fn is_live(&self) -> bool {
         !matches!(*self.said.borrow(), Said::Over(_) | Said::Drained)
     }
@@ -206,7 +224,7 @@ impl Attempt {
     ) -> Result<T> {
         let mut said = self.said.subscribe();
         loop {
-            self.seed.received(message.clone(), &self.peer);
+            self.say(&message)?;
             let answer = timeout(AGAIN, said.wait_for(|said| heard(said).is_some())).await;
             if let Ok(Ok(said)) = answer {
                 if let Some(outcome) = heard(&said) {
@@ -220,6 +238,9 @@ impl Attempt {
     }
 
     async fn track(&self) -> Result<()> {
+        if matches!(*self.said.borrow(), Said::Given { .. }) {
+            return Err(Error::new(Code::Fenced, "Track: the region was given away"));
+        }
         let message = Message::Track { attempt: self.name, region: self.seed.region() };
         self.ask("Track", deadline_in(self.seed.deadline()), message, |said| match said {
             Said::Nothing => None,
@@ -250,6 +271,15 @@ impl Attempt {
 
     async fn sync(self: &Arc<Self>) -> Result<Vec<i64>> {
         let _waiting = Waiting::new(self);
+        let joined = self.votes().open.is_some();
+        match self.vote().await {
+            // That was the vote of a call that was given up.
+            Err(error) if joined && error.code() == Code::Busy => self.vote().await,
+            outcome => outcome,
+        }
+    }
+
+    async fn vote(&self) -> Result<Vec<i64>> {
         let vote = {
             let seen = self.said.borrow().clone();
             let mut votes = self.votes();
