@@ -21,7 +21,7 @@ use crate::migration::seeder::rate::Rate;
 use crate::migration::seeder::truth::Truth;
 use crate::migration::seeder::{SeedOptions, records};
 use crate::migration::source::{Action, Event, Source, Told, What};
-use crate::migration::{Dirty, MAX_HAND_OVER, Message, Moved, Vote};
+use crate::migration::{Dirty, MAX_HAND_OVER, Message, Moved};
 use crate::stats::Stats;
 use crate::thread;
 use crate::wire::{Identity, socket};
@@ -177,7 +177,7 @@ impl Driver {
 
     /// The vote by which the region was given away, for as long as its destination may lack bytes.
     #[cfg(feature = "grpc")]
-    pub fn given(&self) -> Option<Vote> {
+    pub fn given(&self) -> Option<crate::migration::Vote> {
         self.lock().source.given()
     }
 

@@ -23,6 +23,7 @@ enum Voice {
     /// In frames.
     Frames(Arc<Channel>),
     /// By somebody who has other words for it.
+    #[cfg_attr(not(feature = "grpc"), allow(dead_code))]
     Bridge(Weak<dyn Bridge>),
 }
 
