@@ -405,6 +405,11 @@ void r3map_mount_options_set_prepare(r3map_mount_options *options,
 void r3map_mount_options_set_overwrite(r3map_mount_options *options,
                                        bool overwrite);
 
+// Of a leecher: whether the region is taken also from a seeder of the Go library r3map, by a grpc:// URL, whose protocol
+// knows neither sessions nor votes nor fencing, as docs/interop.md says. False by default.
+void r3map_mount_options_set_allow_legacy(r3map_mount_options *options,
+                                          bool allow);
+
 // Unit of transfer in bytes: a power of two, 4 KiB to 32 MiB. The backend's by default.
 void r3map_mount_options_set_chunk_size(r3map_mount_options *options, uint64_t bytes);
 
@@ -770,6 +775,11 @@ void r3map_seed_options_set_suspend_deadline(r3map_seed_options *options,
 void r3map_seed_options_set_cache_trust(r3map_seed_options *options,
                                         bool trust);
 
+// Gives the region also to leechers of the Go library r3map, over gRPC at the same address: their protocol knows neither
+// sessions nor votes nor fencing, as docs/interop.md says. False by default.
+void r3map_seed_options_set_allow_legacy(r3map_seed_options *options,
+                                         bool allow);
+
 // Allows plain TCP on an address that is not loopback. False by default.
 void r3map_seed_options_set_insecure(r3map_seed_options *options, bool insecure);
 
@@ -938,7 +948,7 @@ void r3map_group_free(r3map_group *group);
  * Bytes that are still there are pulled behind it, those that are touched first.
  *
  * The place for the region is `memory:` or `file:///path`, created at the seeder's size. Options are those of a mount,
- * with r3map_mount_options_set_prepare and r3map_mount_options_set_overwrite besides.
+ * with r3map_mount_options_set_prepare, r3map_mount_options_set_overwrite and r3map_mount_options_set_allow_legacy besides.
  */
 
 // How far a leecher is. What gives a state has the type `uint32_t`.

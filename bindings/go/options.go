@@ -122,6 +122,16 @@ func WithOverwrite() MountOption {
 	return mountOption(func(s *mountSettings) { C.r3map_mount_options_set_overwrite(s.c, true) })
 }
 
+// WithAllowLegacy gives a region also to leechers of the Go library r3map (github.com/pojntfx/r3map), over gRPC at the same
+// address, and lets a leecher take one from a seeder of it, by a grpc:// URL. That protocol knows neither sessions nor votes
+// nor fencing, as docs/interop.md says.
+func WithAllowLegacy() interface {
+	MountOption
+	SeedOption
+} {
+	return allowLegacy{}
+}
+
 // WithName is the name in the URL of a seeder that listens by itself: 1 to 255 bytes. "region" by default.
 func WithName(name string) SeedOption {
 	return seedOption(func(s *seedSettings) {
@@ -539,6 +549,11 @@ type cacheTrust struct{}
 
 func (cacheTrust) applyMount(s *mountSettings) { C.r3map_mount_options_set_cache_trust(s.c, true) }
 func (cacheTrust) applySeed(s *seedSettings)   { C.r3map_seed_options_set_cache_trust(s.c, true) }
+
+type allowLegacy struct{}
+
+func (allowLegacy) applyMount(s *mountSettings) { C.r3map_mount_options_set_allow_legacy(s.c, true) }
+func (allowLegacy) applySeed(s *seedSettings)   { C.r3map_seed_options_set_allow_legacy(s.c, true) }
 
 type readOnly struct{}
 

@@ -44,6 +44,10 @@ pub struct Leech {
     /// Take LOCAL though something else is in it, which is lost
     #[arg(long)]
     overwrite: bool,
+    /// Take the region also from a seeder of the Go library r3map, by grpc://HOST:PORT?size=SIZE&chunk=SIZE: see
+    /// docs/interop.md
+    #[arg(long)]
+    allow_legacy: bool,
     /// File that gets the bytes that came with the region
     #[arg(long, value_name = "FILE")]
     payload_file: Option<PathBuf>,
@@ -63,6 +67,7 @@ impl Leech {
         let mut options = self.mount.options()?;
         options.at = self.at.clone();
         options.overwrite = self.overwrite;
+        options.allow_legacy = self.allow_legacy;
         if shows {
             Placed::check(&options)?;
             options.prepare = Some(View::Path);

@@ -47,6 +47,9 @@ pub struct Seed {
     /// How long --on-suspend may take before the leecher is refused; 0 is for ever [default: 30s]
     #[arg(long, value_name = "TIME")]
     suspend_deadline: Option<String>,
+    /// Give the region also to leechers of the Go library r3map, over gRPC at the same address: see docs/interop.md
+    #[arg(long)]
+    allow_legacy: bool,
     #[command(flatten)]
     server: ServerFlags,
     #[command(flatten)]
@@ -62,6 +65,7 @@ impl Seed {
         let mut seed = SeedOptions {
             name: self.name.clone(),
             cache_trust: options.cache_trust,
+            allow_legacy: self.allow_legacy,
             credentials: self.server.credentials(),
             allow: self.server.allow.clone(),
             insecure: self.server.insecure,
@@ -151,8 +155,10 @@ impl Seed {
     /// Has the app stop and says so, or refuses.
     fn stop(&self, seeder: &Seeder, sequence: u64, progress: &Progress) -> Result<()> {
         let stopped = self.on_suspend.as_deref().map_or(Ok(()), |command| shell("on_suspend", command));
-        match stopped.and_then(|()| self.payload()) {
-            Ok(payload) => seeder.suspended(sequence, &payload),
+        let suspended = stopped.and_then(|()| self.payload()).and_then(|payload| seeder.suspended(sequence, &payload));
+        match suspended {
+            Err(error) if matches!(error.code(), Code::StaleEpoch | Code::Closed) => Err(error),
+            Ok(()) => Ok(()),
             Err(error) => {
                 progress.note("refused", json!({"cause": error.message()}), &format!("refused: {error}"));
                 seeder.refuse(sequence, error.message())

@@ -229,3 +229,27 @@ fn a_wrong_condition_and_a_place_that_is_taken_are_refused_with_what_is_wrong() 
     assert!(same(&directory.path("there"), &std::fs::read(directory.path("here")).unwrap()));
     assert_eq!(r3map(&["seed", &url]).status, 2, "--listen is missing");
 }
+
+#[test]
+fn a_region_moves_over_grpc_where_both_processes_are_told_allow_legacy() {
+    let directory = Directory::new();
+    let (url, bytes) = directory.file("here", 300_001);
+    let payload = directory.path("here");
+    // What cannot be handed over so is refused, and the region stays.
+    let (refusing, at) = seed(&[&url, "--allow-legacy", "--payload-file", payload.to_str().unwrap()]);
+    let legacy = |at: &str| {
+        format!("grpc{}?size=300001&chunk=4KiB", at.strip_prefix("r3map").unwrap().rsplit_once('/').unwrap().0)
+    };
+    let local = directory.url("there");
+    let outcome = r3map(&["leech", &legacy(&at), &local, "--allow-legacy"]);
+    assert!(outcome.status == 1 && outcome.err.contains("no payload"), "{}", outcome.err);
+    refusing.signal(Signal::SIGTERM);
+    assert_eq!(refusing.ended().status, 0);
+    let (seed, at) = seed(&[&url, "--allow-legacy"]);
+    let outcome = r3map(&["leech", &legacy(&at), &local, "--overwrite"]);
+    assert!(outcome.status == 1 && outcome.err.contains("allow_legacy"), "{}", outcome.err);
+    let outcome = r3map(&["leech", &legacy(&at), &local, "--overwrite", "--allow-legacy"]);
+    assert_eq!(outcome.status, 0, "{}", outcome.err);
+    assert_eq!(seed.ended().status, 0);
+    assert!(same(&directory.path("there"), &bytes));
+}

@@ -93,6 +93,9 @@ pub struct MountOptions {
     pub prepare: Option<View>,
     /// Of a leecher: take a local file though something else is in it, which is lost.
     pub overwrite: bool,
+    /// Of a leecher: take the region also from a seeder of the Go library r3map, over gRPC, whose protocol knows neither
+    /// sessions nor votes nor fencing: see docs/interop.md.
+    pub allow_legacy: bool,
     /// Unit of transfer in bytes: a power of two, 4 KiB to 32 MiB; the backend's by default.
     pub chunk_size: Option<u32>,
     /// When pages are pulled.
@@ -126,6 +129,7 @@ impl Default for MountOptions {
             cache_trust: false,
             prepare: None,
             overwrite: false,
+            allow_legacy: false,
             chunk_size: None,
             pull: Pull::default(),
             pull_ranges: Vec::new(),
@@ -392,7 +396,7 @@ impl MountOptions {
     ];
 
     /// The names of those besides that only a leecher takes.
-    pub const OF_A_LEECHER: &'static [&'static str] = &["prepare", "overwrite"];
+    pub const OF_A_LEECHER: &'static [&'static str] = &["prepare", "overwrite", "allow_legacy"];
 
     /// Sets an option by its name from text: how the command and the bindings do it.
     pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
@@ -410,6 +414,7 @@ impl MountOptions {
             "cache_trust" => parse_bool(value).map(|value| self.cache_trust = value),
             "prepare" => value.parse().map(|value| self.prepare = Some(value)),
             "overwrite" => parse_bool(value).map(|value| self.overwrite = value),
+            "allow_legacy" => parse_bool(value).map(|value| self.allow_legacy = value),
             "chunk_size" => parse_size(value).and_then(chunk).map(|value| self.chunk_size = Some(value)),
             "pull" => value.parse().map(|value| self.pull = value),
             "pull_range" => value.parse().map(|value| self.pull_ranges.push(value)),
@@ -461,6 +466,7 @@ mod tests {
             ("cache_trust", "yes"),
             ("prepare", "slice"),
             ("overwrite", "true"),
+            ("allow_legacy", "true"),
             ("chunk_size", "64KiB"),
             ("pull", "demand"),
             ("pull_range", "1MiB,4KiB,3"),

@@ -413,11 +413,13 @@ impl Inner {
         exports.get(name).cloned().ok_or_else(|| Error::new(Code::NotFound, format!("nothing is exported as {name:?}")))
     }
 
-    /// What a protocol without names is about.
+    /// What a protocol without names is about: of a server that speaks others too, what is seeded for it.
     #[cfg(any(feature = "grpc", feature = "frpc", feature = "panrpc"))]
     fn only_export(&self) -> Result<(String, Arc<Export>)> {
         let exports = self.exports.read().unwrap_or_else(|e| e.into_inner());
-        let found = exports.iter().next().map(|(name, export)| (name.clone(), export.clone()));
+        let has_names = self.options.protocol.has_names();
+        let found = exports.iter().find(|(_, export)| !has_names || export.allows_legacy());
+        let found = found.map(|(name, export)| (name.clone(), export.clone()));
         found.ok_or_else(|| Error::new(Code::NotFound, "nothing is exported"))
     }
 
@@ -451,6 +453,8 @@ impl Inner {
         let admitted = if full { Err(self.busy()) } else { Ok(()) };
         let guest = Guest { inner: self.clone(), number, channel, tls, admitted };
         let started = thread::spawn("r3map-serve", move || match guest.inner.options.protocol {
+            #[cfg(feature = "grpc")]
+            Protocol::R3map if rpc::grpc::is_begun(&guest) => rpc::grpc::serve(&guest),
             Protocol::R3map => connection::serve(&guest),
             Protocol::Nbd => nbd::serve(&guest),
             #[cfg(feature = "grpc")]

@@ -5,7 +5,7 @@
 //! Bytes that are still there are pulled behind it, those that are touched first.
 //!
 //! The place for the region is `memory:` or `file:///path`, created at the seeder's size. Options are those of a mount,
-//! with r3map_mount_options_set_prepare and r3map_mount_options_set_overwrite besides.
+//! with r3map_mount_options_set_prepare, r3map_mount_options_set_overwrite and r3map_mount_options_set_allow_legacy besides.
 
 use std::ffi::{c_char, c_int};
 

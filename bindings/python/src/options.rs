@@ -176,8 +176,17 @@ pub struct Callbacks {
 
 /// Options of a seeder, and its callbacks.
 pub fn seed(py: Python<'_>, options: Option<&Bound<'_, PyDict>>) -> PyResult<(SeedOptions, Callbacks)> {
-    const KNOWN: [&str; 8] =
-        ["name", "allow", "suspend_deadline", "cache_trust", "insecure", "deadline", "on_suspend", "on_resume"];
+    const KNOWN: [&str; 9] = [
+        "name",
+        "allow",
+        "suspend_deadline",
+        "cache_trust",
+        "allow_legacy",
+        "insecure",
+        "deadline",
+        "on_suspend",
+        "on_resume",
+    ];
     let (mut found, mut callbacks) = (SeedOptions::default(), Callbacks::default());
     for (name, value) in given(options)? {
         let callback = match name.as_str() {
@@ -200,6 +209,7 @@ pub fn seed(py: Python<'_>, options: Option<&Bound<'_, PyDict>>) -> PyResult<(Se
                     }
                     "suspend_deadline" => parse_time(&text).map(|value| found.suspend_deadline = value),
                     "cache_trust" => parse_bool(&text).map(|value| found.cache_trust = value),
+                    "allow_legacy" => parse_bool(&text).map(|value| found.allow_legacy = value),
                     "insecure" => parse_bool(&text).map(|value| found.insecure = value),
                     "deadline" => parse_time(&text).map(|value| found.deadline = value),
                     _ => Err(unknown(other, &[Credentials::NAMES, &KNOWN].concat())),

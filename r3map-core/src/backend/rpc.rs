@@ -35,6 +35,8 @@ mod frpc;
 #[cfg(feature = "grpc")]
 mod grpc;
 mod kept;
+#[cfg(feature = "grpc")]
+pub mod legacy;
 mod link;
 #[cfg(feature = "panrpc")]
 mod panrpc;
@@ -119,64 +121,26 @@ struct Client {
 impl Rpc {
     /// Makes a client of the server that the location names; it connects with the first request.
     pub fn open(location: &Location, options: &BackendOptions) -> Result<Rpc> {
-        let url = location.as_str();
-        let (protocol, unix) = match location.scheme().split_once('+') {
-            Some((protocol, _)) => (protocol, true),
-            None => (location.scheme(), false),
-        };
-        let parameters = location.parameters(&["size", "chunk", "max_message"])?;
-        let invalid = |why: String| Err(Error::new(Code::InvalidArgument, format!("{url}: {why}")));
-        let Some(size) = parameters.size("size")? else {
-            return invalid(format!("no size, and {protocol} cannot ask for it: write ?size=1GiB"));
-        };
-        let message = parameters.size("max_message")?.unwrap_or(MAX_MESSAGE);
-        if !MESSAGES.contains(&message) {
-            return invalid(format!("max_message={message}: from 8KiB to 33MiB"));
-        }
-        let chunk_size = parameters.size("chunk")?.unwrap_or(u64::from(CHUNK_SIZE));
-        if !chunk_size.is_power_of_two() || !(4 << 10..=MOST_AT_ONCE).contains(&chunk_size) {
-            return invalid(format!("chunk={chunk_size}: a power of two from 4KiB to 32MiB"));
-        }
-        let address = if unix {
-            Address::Unix(location.file_path()?)
-        } else {
-            if !matches!(location.name()?.as_str(), "" | "/") {
-                return invalid(format!("{protocol} has no names of exports: leave the path away"));
-            }
-            let (host, port) = location.host_and_port(DEFAULT_PORT)?;
-            Address::Tcp(host, port)
-        };
-        let info = Info {
-            local: false,
-            chunk_size: chunk_size as u32,
-            max_request: ((message - AROUND) / AROUND * AROUND).min(MOST_AT_ONCE) as u32,
-            concurrency: CONCURRENCY,
-            managed_by_default: true,
-            ..Info::local(url, size)
-        };
-        let runtime = crate::runtime::handle()?;
-        let kept = Arc::new(Kept::new(url));
-        let tls = match (&address, protocol) {
-            (Address::Tcp(host, _), "grpcs") => {
-                Some(Arc::new(ClientTls::new(options, host, Above::Grpc).map_err(|error| error.context(url))?))
-            }
-            _ => check_options(url, options).map(|()| None)?,
-        };
-        let dial = Dial { address, insecure: options.insecure, tls };
-        let wire: Box<dyn Wire> = match protocol {
+        let Served { protocol, info, dial, message, .. } = Served::parse(location, options)?;
+        let kept = Arc::new(Kept::new(location.as_str()));
+        let wire: Box<dyn Wire> = match protocol.as_str() {
             #[cfg(feature = "grpc")]
-            "grpc" | "grpcs" => Box::new(grpc::Grpc::new(dial, &kept, message as usize)?),
+            "grpc" | "grpcs" => Box::new(grpc::Grpc::new(dial, &kept, message)?),
             #[cfg(feature = "frpc")]
-            "frpc" => Box::new(frpc::Frpc::new(dial, &kept, message as usize)),
+            "frpc" => Box::new(frpc::Frpc::new(dial, &kept, message)),
             #[cfg(feature = "panrpc")]
-            "panrpc" => Box::new(panrpc::Panrpc::new(dial, &kept, message as usize)),
+            "panrpc" => Box::new(panrpc::Panrpc::new(dial, &kept, message)),
             other => return Err(crate::url::unknown_scheme(other)),
         };
-        let closed = watch::Sender::new(false);
-        let client = Arc::new(Client { process: Process::current(), info, runtime, wire, kept, closed });
-        let rpc = Rpc { handle: Arc::new(Handle { client }) };
+        let rpc = Rpc::over(info, wire, kept)?;
         rpc.try_out()?;
         Ok(rpc)
+    }
+
+    fn over(info: Info, wire: Box<dyn Wire>, kept: Arc<Kept>) -> Result<Rpc> {
+        let (runtime, closed) = (crate::runtime::handle()?, watch::Sender::new(false));
+        let client = Arc::new(Client { process: Process::current(), info, runtime, wire, kept, closed });
+        Ok(Rpc { handle: Arc::new(Handle { client }) })
     }
 
     /// Reads a byte, without a second attempt: a server that is not there, or speaks something else, is found out when
@@ -199,6 +163,67 @@ impl Rpc {
     /// This backend as one that is shared, for the ways of waiting that all backends have in common.
     fn shared(&self) -> Arc<dyn Backend> {
         Arc::new(Rpc { handle: self.handle.clone() })
+    }
+}
+
+/// What a URL says of a server.
+struct Served {
+    protocol: String,
+    info: Info,
+    dial: Dial,
+    /// The longest message.
+    message: usize,
+    /// Whether the unit of transfer was said.
+    #[cfg_attr(not(feature = "grpc"), allow(dead_code))]
+    has_chunk: bool,
+}
+
+impl Served {
+    fn parse(location: &Location, options: &BackendOptions) -> Result<Served> {
+        let url = location.as_str();
+        let (protocol, unix) = match location.scheme().split_once('+') {
+            Some((protocol, _)) => (protocol, true),
+            None => (location.scheme(), false),
+        };
+        let parameters = location.parameters(&["size", "chunk", "max_message"])?;
+        let invalid = |why: String| Err(Error::new(Code::InvalidArgument, format!("{url}: {why}")));
+        let Some(size) = parameters.size("size")? else {
+            return invalid(format!("no size, and {protocol} cannot ask for it: write ?size=1GiB"));
+        };
+        let message = parameters.size("max_message")?.unwrap_or(MAX_MESSAGE);
+        if !MESSAGES.contains(&message) {
+            return invalid(format!("max_message={message}: from 8KiB to 33MiB"));
+        }
+        let chunk = parameters.size("chunk")?;
+        let chunk_size = chunk.unwrap_or(u64::from(CHUNK_SIZE));
+        if !chunk_size.is_power_of_two() || !(4 << 10..=MOST_AT_ONCE).contains(&chunk_size) {
+            return invalid(format!("chunk={chunk_size}: a power of two from 4KiB to 32MiB"));
+        }
+        let address = if unix {
+            Address::Unix(location.file_path()?)
+        } else {
+            if !matches!(location.name()?.as_str(), "" | "/") {
+                return invalid(format!("{protocol} has no names of exports: leave the path away"));
+            }
+            let (host, port) = location.host_and_port(DEFAULT_PORT)?;
+            Address::Tcp(host, port)
+        };
+        let info = Info {
+            local: false,
+            chunk_size: chunk_size as u32,
+            max_request: ((message - AROUND) / AROUND * AROUND).min(MOST_AT_ONCE) as u32,
+            concurrency: CONCURRENCY,
+            managed_by_default: true,
+            ..Info::local(url, size)
+        };
+        let tls = match (&address, protocol) {
+            (Address::Tcp(host, _), "grpcs") => {
+                Some(Arc::new(ClientTls::new(options, host, Above::Grpc).map_err(|error| error.context(url))?))
+            }
+            _ => check_options(url, options).map(|()| None)?,
+        };
+        let dial = Dial { address, insecure: options.insecure, tls };
+        Ok(Served { protocol: protocol.to_owned(), info, dial, message: message as usize, has_chunk: chunk.is_some() })
     }
 }
 

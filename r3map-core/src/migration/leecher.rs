@@ -145,7 +145,7 @@ impl Leecher {
         };
         let leech = Leech::new(session, known.clone(), ear);
         let seed = Arc::new(match way {
-            Way::Url(url) => Seed::open(url, backend, leech)?,
+            Way::Url(url) => Seed::open(url, backend, options.allow_legacy, leech)?,
             Way::Descriptor(descriptor, name) => Seed::connect(descriptor, name, backend, leech)?,
         });
         let moving = seed.moving().or(known.map(|known| Moving { epoch: 0, parts: known.parts }));
@@ -332,7 +332,8 @@ fn remembered(first: &str, locals: &[String]) -> Result<(Identity, Option<Known>
     }
     let Moved { identity, size, .. } = record.region;
     let whole = Moving { epoch: 0, parts: parts.clone() }.size() == Some(size);
-    let known = whole.then_some(Known { identity, size, parts });
+    let independent = record.state == State::Owner;
+    let known = whole.then_some(Known { identity, size, parts, independent });
     Ok((record.vote.session, known))
 }
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use crate::cancel::{Cancel, Limit};
 use crate::error::{Code, Error, Result};
-use crate::migration::MAX_HAND_OVER;
 use crate::migration::seeder::driver::Driver;
 use crate::migration::seeder::truth::Truth;
 use crate::migration::source::Event;
@@ -20,6 +19,8 @@ use crate::wire::greeting::MAX_PARTS;
 mod clocks;
 pub(crate) mod driver;
 mod events;
+#[cfg(feature = "grpc")]
+pub(crate) mod legacy;
 pub(crate) mod peers;
 mod rate;
 mod records;
@@ -36,6 +37,9 @@ pub struct SeedOptions {
     pub suspend_deadline: Duration,
     /// Keep in this process who has the region, where it cannot be written down beside it.
     pub cache_trust: bool,
+    /// Give the region also to leechers of the Go library r3map, over gRPC at the same address, whose protocol knows
+    /// neither sessions nor votes nor fencing: see docs/interop.md.
+    pub allow_legacy: bool,
     /// How it proves who it is by TLS, and knows its leechers, where it listens by itself.
     pub credentials: Credentials,
     /// For whom it is: names of certificates or tokens. Whoever is let in may take one that names nobody.
@@ -52,6 +56,7 @@ impl Default for SeedOptions {
             name: "region".to_owned(),
             suspend_deadline: Duration::from_secs(30),
             cache_trust: false,
+            allow_legacy: false,
             credentials: Credentials::default(),
             allow: Vec::new(),
             insecure: false,
@@ -106,6 +111,7 @@ fn seed_alone(listen: &str, options: &SeedOptions, mounts: &[Mount]) -> Result<S
         ..ServerOptions::default()
     };
     let server = Server::new(settings)?;
+    server.check_legacy(mounts.len(), options)?;
     let driver = server.offer(&options.name, start(mounts, options)?, &options.allow)?;
     let url = match server.listen(listen) {
         Ok(url) => server::named(&url, &options.name),
@@ -188,11 +194,7 @@ impl Seeder {
     /// region. Calls on the mount fail `suspended` from now on. What comes of it is told by an event. An answer to an
     /// older event is `stale_epoch`.
     pub fn suspended(&self, sequence: u64, payload: &[u8]) -> Result<()> {
-        if payload.len() > MAX_HAND_OVER {
-            let message = format!("a payload of {} bytes, where {MAX_HAND_OVER} are allowed", payload.len());
-            return Err(Error::new(Code::InvalidArgument, message));
-        }
-        self.driver()?.on(Event::Suspended { sequence, payload: payload.to_vec() })
+        self.driver()?.suspended(sequence, payload)
     }
 
     /// The app does not stop now, though the event of that number asked; the leecher hears `reason` and goes on pulling.

@@ -154,6 +154,11 @@ impl Source {
         self.live().map(|live| live.session)
     }
 
+    /// The vote by which the region was given away, for as long as its destination may lack bytes.
+    pub fn given(&self) -> Option<Vote> {
+        matches!(self.phase, Phase::Given).then_some(self.record.vote)
+    }
+
     /// Whether an attempt of that name would find another destination pulling.
     pub fn is_taken_from(&self, attempt: Identity) -> bool {
         self.live().is_some_and(|live| live.attempt != attempt)

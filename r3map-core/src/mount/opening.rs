@@ -86,8 +86,8 @@ impl MountOptions {
 impl Mount {
     pub(super) fn over(backend: Arc<dyn Backend>, options: MountOptions, opened: Opened) -> Result<Mount> {
         options.check()?;
-        if options.prepare.is_some() || options.overwrite {
-            return Err(Error::new(Code::InvalidArgument, "prepare and overwrite are for a leecher"));
+        if options.prepare.is_some() || options.overwrite || options.allow_legacy {
+            return Err(Error::new(Code::InvalidArgument, "prepare, overwrite and allow_legacy are for a leecher"));
         }
         let info = backend.info().clone();
         let is_managed = match options.mode {

@@ -99,7 +99,7 @@ fn run(guest: &Guest, incoming: &mut Incoming) -> Result<()> {
         None => connection.take_requests(incoming),
         Some((seed, peer)) => {
             incoming.agree(MIGRATE);
-            seed.arrive(&hello, peer);
+            seed.arrive(peer);
             let outcome = connection.migrate(incoming, seed, peer);
             seed.leave(peer, matches!(outcome, Ok(Farewell::Said)));
             outcome

@@ -121,9 +121,11 @@ fn listen_tcp(address: &str, server: &Inner, tls: &mut Option<Arc<ServerTls>>) -
     };
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let failed = |error: Error| error.context(format!("listen at {address}"));
+    // A leecher of the Go library speaks in plain.
     let above = server.options.protocol.above().filter(|_| server.options.protocol != Protocol::Nbd);
+    let above = above.filter(|_| cfg!(feature = "tls") && !server.seeds_legacy());
     let found = socket::resolve(bare, port, server.options.insecure || tls.is_some());
-    let found = match (found, above.filter(|_| cfg!(feature = "tls"))) {
+    let found = match (found, above) {
         (Err(error), Some(above)) if error.code() == Code::PermissionDenied => {
             let made = server.tls.get_or_try_init(|| ServerTls::made(&server.options.credentials, above).map(Arc::new));
             *tls = Some(made.map_err(failed)?.clone());

@@ -15,6 +15,8 @@ use crate::backend::{self, Completion, Operation, Priority, Reply, Request};
 use crate::buffer::Buffer;
 use crate::cancel::deadline_in;
 use crate::error::{Code, Error, Result};
+#[cfg(feature = "grpc")]
+use crate::migration::seeder::driver::Driver;
 use crate::wire::channel::Channel;
 
 #[cfg(feature = "frpc")]
@@ -32,8 +34,8 @@ pub struct Caller {
     server: Arc<Inner>,
     channel: Arc<Channel>,
     peer: Peer,
-    /// What it uses, from its first request on.
-    export: OnceCell<Arc<Export>>,
+    /// What it uses, from its first request on, and the name of that.
+    export: OnceCell<(String, Arc<Export>)>,
     /// Whether it has the writer's lease, and so keeps it.
     writes: AtomicBool,
     under_way: UnderWay,
@@ -53,14 +55,11 @@ impl Caller {
         Ok(Arc::new(Caller { server, channel, peer, export, writes, under_way, may_wait, over }))
     }
 
-    fn export(&self) -> Result<&Arc<Export>> {
+    fn named(&self) -> Result<&(String, Arc<Export>)> {
         self.export.get_or_try_init(|| {
-            let (name, export) = self.server.only_export()?;
-            if export.seed.is_some() {
-                return Err(seeding::refuse_plain(&name));
-            }
-            export.lease.arrive(self.peer.identity);
-            Ok(export)
+            let found = self.server.only_export()?;
+            found.1.lease.arrive(self.peer.identity);
+            Ok(found)
         })
     }
 
@@ -71,9 +70,28 @@ impl Caller {
         who.check(&name, &export.allow)
     }
 
+    fn export(&self) -> Result<&Arc<Export>> {
+        self.named().map(|(_, export)| export)
+    }
+
+    /// An error where what is here is to be leeched.
+    pub fn check_plain(&self) -> Result<()> {
+        let (name, export) = self.named()?;
+        if export.seed.is_some() { Err(seeding::refuse_plain(name)) } else { Ok(()) }
+    }
+
+    /// What moves away what is here, where that may be by this protocol.
+    #[cfg(feature = "grpc")]
+    pub fn seed(&self) -> Result<&Arc<Driver>> {
+        let (name, export) = self.named()?;
+        let seed = export.seed.as_ref().filter(|_| export.allows_legacy());
+        seed.ok_or_else(|| Error::new(Code::Unsupported, format!("{name:?} is not seeded, or not with allow_legacy")))
+    }
+
     /// How many bytes there are.
     #[cfg(feature = "panrpc")]
     pub fn size(&self) -> Result<u64> {
+        self.check_plain()?;
         self.export().map(|export| export.backend.info().size)
     }
 
@@ -168,6 +186,9 @@ impl Caller {
     /// Does what a client asks on a thread that may wait, and tells the outcome: what was read, or nothing.
     #[cfg(any(feature = "frpc", feature = "panrpc"))]
     pub fn perform(self: &Arc<Self>, ask: Ask, tell: impl FnOnce(Result<Buffer>) + Send + 'static) {
+        if let Err(error) = self.check_plain() {
+            return tell(Err(error));
+        }
         let ready = match ask {
             Ask::Read { offset, length } => self.range(offset, length).and_then(|offset| {
                 let mut buffer = Buffer::new(length as usize);
@@ -221,7 +242,7 @@ impl Caller {
     pub fn finish(&self, working: Working<'_>) {
         self.over.store(true, Ordering::SeqCst);
         self.under_way.wait();
-        if let Some(export) = self.export.get() {
+        if let Some((_, export)) = self.export.get() {
             // A client that comes back is known again for sure over a UNIX socket alone: the next may write.
             export.lease.leave(self.peer.identity, true);
         }

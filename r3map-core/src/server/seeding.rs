@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::connection::{Connection, Farewell, send_error};
-use super::{Export, Inner, Server};
+use super::{Export, Inner, Protocol, Server};
 use crate::buffer::Buffer;
 use crate::error::{Code, Error, Result};
 use crate::migration::Message;
@@ -30,8 +30,36 @@ impl Server {
 
     fn seed_mounts(&self, name: &str, mounts: &[Mount], options: &SeedOptions) -> Result<Seeder> {
         greeting::check_name(name)?;
+        self.check_legacy(mounts.len(), options)?;
         let driver = self.offer(name, seeder::start(mounts, options)?, &options.allow)?;
         Ok(Seeder::shared(driver, Arc::downgrade(&self.inner), name))
+    }
+
+    /// An error unless what is to be seeded here can be leeched by what this server speaks.
+    pub(crate) fn check_legacy(&self, mounts: usize, options: &SeedOptions) -> Result<()> {
+        let protocol = self.inner.options.protocol;
+        let refuse = |why: &str| Err(Error::new(Code::Unsupported, format!("seed: {why}")));
+        match (protocol, options.allow_legacy) {
+            (Protocol::R3map, false) => return Ok(()),
+            (Protocol::R3map, true) => Protocol::Grpc.check().map_err(|error| error.context("allow_legacy"))?,
+            (Protocol::Grpc, true) => {}
+            (Protocol::Grpc, false) => {
+                return refuse("gRPC knows neither sessions nor votes nor fencing: say allow_legacy if that will do");
+            }
+            _ => return refuse(&format!("a region does not move over {}", protocol.name())),
+        }
+        if !options.allow.is_empty() || self.inner.tls.get().is_some() {
+            return refuse(
+                "allow_legacy: leechers over gRPC cannot prove who they are: leave allow and credentials away",
+            );
+        }
+        if mounts > 1 {
+            return refuse("allow_legacy: over gRPC a region moves alone");
+        }
+        if self.inner.seeds_legacy() {
+            return refuse("allow_legacy: gRPC has no names, and another region is seeded here for it");
+        }
+        Ok(())
     }
 
     /// Answers to that name with what is seeded; ends it where the name is taken.
@@ -48,7 +76,20 @@ impl Server {
     }
 }
 
+impl Export {
+    /// Whether it is seeded for leechers of the Go library.
+    pub(super) fn allows_legacy(&self) -> bool {
+        self.seed.as_ref().is_some_and(|seed| seed.allows_legacy())
+    }
+}
+
 impl Inner {
+    /// Whether something is seeded for leechers of the Go library.
+    pub(super) fn seeds_legacy(&self) -> bool {
+        let exports = self.exports.read().unwrap_or_else(|e| e.into_inner());
+        exports.values().any(|export| export.allows_legacy())
+    }
+
     /// Takes a name back from what was seeded under it.
     pub(crate) fn withdraw(&self, name: &str, driver: &Arc<Driver>) {
         let mut exports = self.exports.write().unwrap_or_else(|e| e.into_inner());

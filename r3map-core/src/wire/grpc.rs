@@ -7,9 +7,14 @@ use crate::error::{Code, Error};
 #[allow(missing_docs, clippy::all)]
 #[rustfmt::skip]
 pub mod backend;
+#[allow(missing_docs, clippy::all)]
+#[rustfmt::skip]
+pub mod seeder;
 
 /// The longest text of an error: it travels in a header, of which peers take little.
 const MOST_TEXT: usize = 1 << 10;
+/// What a leecher may say with `Sync`: the unit of what is dirty, for which the published protocol has no word.
+pub const BLOCK: &str = "r3map-block";
 /// HTTP/2's window of one message on its way.
 pub const STREAM_WINDOW: u32 = 4 << 20;
 /// HTTP/2's window of all messages on their way over a connection.

@@ -109,6 +109,15 @@ pub fn shutdown(socket: &impl AsRawFd, how: Shutdown) {
     let _ = socket::shutdown(socket.as_raw_fd(), how);
 }
 
+/// Whether the first of what has come on a socket, and is left there, is this.
+#[cfg(feature = "grpc")]
+pub fn begins_with(stream: &OwnedFd, what: &[u8]) -> bool {
+    let mut first = vec![0; what.len()];
+    let flags = socket::MsgFlags::MSG_PEEK | socket::MsgFlags::MSG_DONTWAIT;
+    let seen = socket::recv(stream.as_raw_fd(), &mut first, flags).unwrap_or(0);
+    seen > 0 && what.starts_with(&first[..seen])
+}
+
 /// The addresses of a host. Fails if one of them is not this host's own, unless plain TCP there is allowed.
 pub fn resolve(host: &str, port: u16, insecure: bool) -> Result<Vec<SocketAddr>> {
     let found = (host, port).to_socket_addrs().map_err(|error| match error.raw_os_error() {

@@ -286,10 +286,15 @@ impl Peer {
     }
 
     pub fn tell(&mut self, what: &str) {
+        assert_eq!(self.ask(what), "ok", "{what}");
+    }
+
+    /// Tells it something; what it says to that.
+    pub fn ask(&mut self, what: &str) -> String {
         writeln!(self.told, "{what}").unwrap();
         let mut line = String::new();
         self.says.read_line(&mut line).unwrap();
-        assert_eq!(line.trim(), "ok");
+        line.trim().to_owned()
     }
 }
 

@@ -165,6 +165,14 @@ pub unsafe extern "C" fn r3map_mount_options_set_overwrite(options: *mut r3map_m
     unsafe { set(options, "overwrite", Ok(overwrite), |core, value| core.overwrite = value) }
 }
 
+/// Of a leecher: whether the region is taken also from a seeder of the Go library r3map, by a grpc:// URL, whose protocol
+/// knows neither sessions nor votes nor fencing, as docs/interop.md says. False by default.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn r3map_mount_options_set_allow_legacy(options: *mut r3map_mount_options, allow: bool) {
+    // SAFETY: the caller's promise: options, or NULL.
+    unsafe { set(options, "allow_legacy", Ok(allow), |core, value| core.allow_legacy = value) }
+}
+
 /// Unit of transfer in bytes: a power of two, 4 KiB to 32 MiB. The backend's by default.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn r3map_mount_options_set_chunk_size(options: *mut r3map_mount_options, bytes: u64) {

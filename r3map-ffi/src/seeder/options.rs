@@ -58,6 +58,14 @@ pub unsafe extern "C" fn r3map_seed_options_set_cache_trust(options: *mut r3map_
     unsafe { set(options, "cache_trust", Ok(trust), |core, value| core.cache_trust = value) }
 }
 
+/// Gives the region also to leechers of the Go library r3map, over gRPC at the same address: their protocol knows neither
+/// sessions nor votes nor fencing, as docs/interop.md says. False by default.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn r3map_seed_options_set_allow_legacy(options: *mut r3map_seed_options, allow: bool) {
+    // SAFETY: the caller's promise: options, or NULL.
+    unsafe { set(options, "allow_legacy", Ok(allow), |core, value| core.allow_legacy = value) }
+}
+
 /// Allows plain TCP on an address that is not loopback. False by default.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn r3map_seed_options_set_insecure(options: *mut r3map_seed_options, insecure: bool) {

@@ -112,6 +112,8 @@ class LeechOptions(MountOptions, total=False):
     """`path`, `file` or `slice`: attached before `finalize`, so that attaching is no part of the pause."""
     overwrite: bool | None
     """Take a local file though something else is in it, which is lost."""
+    allow_legacy: bool | None
+    """Take the region also from a seeder of the Go library r3map, by a `grpc://` URL: see docs/interop.md."""
 
 
 class Credentials(TypedDict, total=False):
@@ -144,6 +146,8 @@ class SeedOptions(Credentials, total=False):
     """How long the app may take to stop when it is asked to; 30 s by default, 0 is for ever."""
     cache_trust: bool | None
     """Keep in this process who has the region, where it cannot be written down beside it."""
+    allow_legacy: bool | None
+    """Give it also to leechers of the Go library r3map, over gRPC at the same address: see docs/interop.md."""
     insecure: bool | None
     """Allows plain TCP on an address that is not loopback."""
     deadline: Time | None

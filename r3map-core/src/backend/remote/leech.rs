@@ -1,19 +1,23 @@
 //! A client to which a region is to be moved: it also asks for hashes, and says and hears what a migration says.
 
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 use super::client::{Ask, Client, Route};
 use super::{Handle, check_options, route};
 use crate::backend::link::Protocol;
 use crate::backend::{BackendOptions, Completion, Info, Operation, Priority, Request};
+#[cfg(feature = "grpc")]
+use crate::backend::{Reply, rpc::legacy::Legacy};
 use crate::buffer::Buffer;
 use crate::error::{Code, Error, Result};
 use crate::migration::Message;
 use crate::url::Location;
 use crate::wire::channel::{Packet, Payload};
 use crate::wire::greeting::{Moving, Welcome, check_name};
+#[cfg(feature = "grpc")]
+use crate::wire::header::{BLOCK, HASH};
 use crate::wire::{Identity, MAX_PAYLOAD};
 
 /// Unit of transfer where the source has not said one yet: 256 KiB.
@@ -43,6 +47,8 @@ pub struct Known {
     pub size: u64,
     /// Sizes of its parts in bytes.
     pub parts: Vec<u64>,
+    /// Whether nothing ties it to its source any more.
+    pub independent: bool,
 }
 
 impl Known {
@@ -123,13 +129,35 @@ impl Leech {
 
 /// A region of a seeder, to be moved here.
 pub struct Seed {
-    handle: Handle,
+    way: Way,
+}
+
+/// What its seeder speaks.
+enum Way {
+    Native(Handle),
+    #[cfg(feature = "grpc")]
+    Legacy(Legacy),
 }
 
 impl Seed {
-    /// Connects to the seeder that a URL names.
-    pub fn open(url: &str, options: &BackendOptions, leech: Leech) -> Result<Seed> {
+    /// Connects to the seeder that a URL names; to one of the Go library only where that is allowed.
+    pub fn open(url: &str, options: &BackendOptions, allow_legacy: bool, leech: Leech) -> Result<Seed> {
         let location = Location::parse(url)?;
+        #[cfg(feature = "grpc")]
+        if matches!(location.scheme(), "grpc" | "grpc+unix") {
+            if !allow_legacy {
+                let message = format!(
+                    "{url}: gRPC knows neither sessions nor votes nor fencing: say allow_legacy if that will do, or \
+                     leech from an r3map:// URL"
+                );
+                return Err(Error::new(Code::Unsupported, message));
+            }
+            return Ok(Seed { way: Way::Legacy(Legacy::open(&location, options, leech)?) });
+        }
+        if allow_legacy {
+            let message = format!("{url}: allow_legacy is for the grpc:// of a seeder of the Go library");
+            return Err(Error::new(Code::InvalidArgument, message));
+        }
         if !matches!(location.scheme(), "r3map" | "r3maps" | "r3map+unix") {
             let message = format!("{url}: a region is leeched from the r3map:// of its seeder");
             return Err(Error::new(Code::Unsupported, message));
@@ -149,68 +177,104 @@ impl Seed {
         check_name(export).map_err(|error| error.context(url))?;
         let client =
             Client::start(url, route, export, Ask::of(options), Some(leech)).map_err(|error| error.context(url))?;
-        Ok(Seed { handle: Handle { client } })
-    }
-
-    fn client(&self) -> &Arc<Client> {
-        &self.handle.client
-    }
-
-    fn leech(&self) -> Option<&Leech> {
-        self.client().leech()
+        Ok(Seed { way: Way::Native(Handle { client }) })
     }
 
     /// What the source said of the region when it was first greeted.
     pub fn info(&self) -> &Info {
-        self.client().info()
+        match &self.way {
+            Way::Native(handle) => handle.client.info(),
+            #[cfg(feature = "grpc")]
+            Way::Legacy(legacy) => legacy.info(),
+        }
     }
 
     /// What the source said of its epoch and parts, if it was reached.
     pub fn moving(&self) -> Option<Moving> {
-        self.leech().and_then(|leech| leech.said().moving.clone())
+        match &self.way {
+            Way::Native(handle) => handle.client.leech().and_then(|leech| leech.said().moving.clone()),
+            #[cfg(feature = "grpc")]
+            Way::Legacy(legacy) => Some(Moving { epoch: 0, parts: vec![legacy.info().size] }),
+        }
     }
 
     /// Says a message, or loses it.
     pub fn say(&self, message: &Message) {
-        let (header, payload) = message.encode();
-        let payload = Payload::Owned(Buffer::copy_of(&payload));
-        self.client().links.first().say(Packet::ready(header, payload));
+        match &self.way {
+            Way::Native(handle) => {
+                let (header, payload) = message.encode();
+                let payload = Payload::Owned(Buffer::copy_of(&payload));
+                handle.client.links.first().say(Packet::ready(header, payload));
+            }
+            #[cfg(feature = "grpc")]
+            Way::Legacy(legacy) => legacy.say(message),
+        }
     }
 
     /// Makes the connection that carries messages anew if nothing came by it since then, and it can be made anew.
     pub fn cut_if_silent(&self, since: Instant) {
-        if self.client().can_reconnect() {
-            self.client().links.first().cut_if_silent(since);
+        match &self.way {
+            Way::Native(handle) if handle.client.can_reconnect() => handle.client.links.first().cut_if_silent(since),
+            // HTTP/2 asks by itself whether the other side is there.
+            _ => {}
         }
     }
 
     /// What is read from here on is of this session.
     pub fn enter(&self, session: Identity) {
-        let Some(leech) = self.leech() else { return };
-        let before = std::mem::replace(&mut leech.said().session, session);
-        if before != session {
-            self.client().greet_again();
+        match &self.way {
+            Way::Native(handle) => {
+                let Some(leech) = handle.client.leech() else { return };
+                let before = std::mem::replace(&mut leech.said().session, session);
+                if before != session {
+                    handle.client.greet_again();
+                }
+            }
+            #[cfg(feature = "grpc")]
+            Way::Legacy(_) => {}
         }
     }
 
     /// Asks for bytes.
     pub fn read(&self, operation: Operation, priority: Priority, deadline: Option<Instant>, completion: Completion) {
-        self.client().submit(Request { operation, priority, deadline, completion });
+        let request = Request { operation, priority, deadline, completion };
+        match &self.way {
+            Way::Native(handle) => handle.client.submit(request),
+            #[cfg(feature = "grpc")]
+            Way::Legacy(legacy) => legacy.submit(request),
+        }
     }
 
     /// Asks for the hashes of a range, which begins at a whole block; they come as the reply's data.
     pub fn digest(&self, range: (u64, u64), priority: Priority, deadline: Option<Instant>, completion: Completion) {
-        self.client().digest(range.0, range.1, priority, (deadline, completion));
+        match &self.way {
+            Way::Native(handle) => handle.client.digest(range.0, range.1, priority, (deadline, completion)),
+            // Nobody can be asked: hashes of nothing there is have all of it come.
+            #[cfg(feature = "grpc")]
+            Way::Legacy(_) => {
+                let hashes = range.1.div_ceil(BLOCK) * HASH;
+                completion.complete(Ok(Reply::Data(Buffer::zeroed(hashes as usize))));
+            }
+        }
     }
 
     /// How many bytes were sent and received.
     pub fn traffic(&self) -> (u64, u64) {
-        self.client().parcels.traffic()
+        match &self.way {
+            Way::Native(handle) => handle.client.parcels.traffic(),
+            // Its connections do not count.
+            #[cfg(feature = "grpc")]
+            Way::Legacy(_) => (0, 0),
+        }
     }
 
     /// Ends the connections; every request under way or to come fails `closed`.
     pub fn close(&self) {
-        // Closed twice is closed.
-        let _ = self.client().close();
+        match &self.way {
+            // Closed twice is closed.
+            Way::Native(handle) => drop(handle.client.close()),
+            #[cfg(feature = "grpc")]
+            Way::Legacy(legacy) => legacy.close(),
+        }
     }
 }

@@ -15,6 +15,8 @@ use tonic::body::Body;
 use tonic::codegen::{Service, http};
 use tonic::metadata::{Ascii, MetadataValue};
 
+pub mod seeder;
+
 use super::dial::Dial;
 use super::kept::Kept;
 use super::link::{Driving, Link, Speaker};
@@ -40,18 +42,23 @@ pub struct Grpc {
     token: Option<MetadataValue<Ascii>>,
 }
 
+/// What requests name as the server.
+pub fn origin(dial: &Dial) -> http::Uri {
+    let authority = match &dial.address {
+        Address::Tcp(host, port) if host.contains(':') => format!("[{host}]:{port}"),
+        Address::Tcp(host, port) => format!("{host}:{port}"),
+        Address::Unix(_) => "localhost".to_owned(),
+    };
+    let scheme = if dial.tls.is_some() { "https" } else { "http" };
+    let origin = http::Uri::builder().scheme(scheme).authority(authority).path_and_query("/").build();
+    // A URL's host is one here too.
+    origin.unwrap_or_else(|_| http::Uri::from_static("http://localhost/"))
+}
+
 impl Grpc {
     /// A client that connects when it is first used; no message it takes is longer than `most`.
     pub fn new(dial: Dial, kept: &Arc<Kept>, most: usize) -> Result<Grpc> {
-        let authority = match &dial.address {
-            Address::Tcp(host, port) if host.contains(':') => format!("[{host}]:{port}"),
-            Address::Tcp(host, port) => format!("{host}:{port}"),
-            Address::Unix(_) => "localhost".to_owned(),
-        };
-        let scheme = if dial.tls.is_some() { "https" } else { "http" };
-        let origin = http::Uri::builder().scheme(scheme).authority(authority).path_and_query("/").build();
-        // A URL's host is one here too.
-        let origin = origin.unwrap_or_else(|_| http::Uri::from_static("http://localhost/"));
+        let origin = origin(&dial);
         let token = dial.tls.as_ref().and_then(|tls| tls.token()).map(bearer).transpose()?;
         let links = [Link::new(dial.clone(), Some(kept.clone()), most), Link::new(dial, None, most)];
         Ok(Grpc { links, origin, most, token })
@@ -71,15 +78,7 @@ impl Grpc {
         let (speech, number) = self.links[usize::from(bulk)].speaker().await?;
         let client = BackendClient::with_origin(speech.clone(), self.origin.clone());
         let mut client = client.max_decoding_message_size(self.most);
-        let failed = |status: Status| match status.code() {
-            _ if speech.refusal.get().is_some() => {
-                speech.refusal.get().cloned().unwrap_or_else(|| grpc::error(&status))
-            }
-            // What was under way on a connection that ended was not answered, whatever it is called.
-            _ if speech.is_over() => Error::new(Code::Disconnected, format!("the connection ended: {status}")),
-            tonic::Code::Unavailable => Error::new(Code::Disconnected, status.message()),
-            _ => grpc::error(&status),
-        };
+        let failed = |status: Status| speech.failed(&status);
         let reply = match call {
             Call::Read { offset, length } => {
                 let asked = ReadAtArgs { length: length as i32, off: offset as i64 };
@@ -128,6 +127,19 @@ fn bearer(token: &str) -> Result<MetadataValue<Ascii>> {
 pub struct Speech {
     requests: SendRequest<Body>,
     refusal: Refusal,
+}
+
+impl Speech {
+    /// What a status says, as an error.
+    pub fn failed(&self, status: &Status) -> Error {
+        match status.code() {
+            _ if self.refusal.get().is_some() => self.refusal.get().cloned().unwrap_or_else(|| grpc::error(status)),
+            // What was under way on a connection that ended was not answered, whatever it is called.
+            _ if self.is_over() => Error::new(Code::Disconnected, format!("the connection ended: {status}")),
+            tonic::Code::Unavailable => Error::new(Code::Disconnected, status.message()),
+            _ => grpc::error(status),
+        }
+    }
 }
 
 impl Speaker for Speech {

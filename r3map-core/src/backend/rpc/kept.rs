@@ -4,6 +4,7 @@
 use std::sync::{Mutex, MutexGuard};
 
 use super::Call;
+use super::link::Watch;
 use crate::error::{Code, Error, Result};
 
 /// What the server acknowledged of one client.
@@ -34,22 +35,6 @@ impl Kept {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
-    }
-
-    /// A connection that carries writes begins, once the one before has ended; says its number.
-    pub fn connected(&self) -> u64 {
-        let mut state = self.state();
-        state.newest += 1;
-        state.newest
-    }
-
-    /// The connection of that number has ended.
-    pub fn lost(&self, connection: u64) {
-        let mut state = self.state();
-        state.lost = state.lost.max(connection);
-        if state.acknowledged > state.synced {
-            self.fail(&mut state);
-        }
     }
 
     /// A call is about to be sent: says how many writes a sync covers, which fails here where it could promise nothing.
@@ -93,6 +78,23 @@ impl Kept {
             );
             tracing::warn!(backend = self.name, "the connection broke with writes that were not synced");
             state.failure = Some(Error::new(Code::Io, message));
+        }
+    }
+}
+
+/// Of the connection that carries writes.
+impl Watch for Kept {
+    fn connected(&self) -> u64 {
+        let mut state = self.state();
+        state.newest += 1;
+        state.newest
+    }
+
+    fn lost(&self, connection: u64) {
+        let mut state = self.state();
+        state.lost = state.lost.max(connection);
+        if state.acknowledged > state.synced {
+            self.fail(&mut state);
         }
     }
 }

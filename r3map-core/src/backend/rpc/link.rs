@@ -10,7 +10,6 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::dial::Dial;
-use super::kept::Kept;
 use super::{FIRST_PAUSE, GREETING_TIME};
 use crate::error::{Code, Error, Result};
 use crate::wire::stream::Stream;
@@ -30,11 +29,19 @@ pub trait Speaker: Clone + Send + 'static {
     fn is_over(&self) -> bool;
 }
 
+/// Who is told of the beginnings and ends of a connection.
+pub trait Watch: Send + Sync {
+    /// One begins, once the one before has ended; says its number.
+    fn connected(&self) -> u64;
+
+    /// The one of that number has ended.
+    fn lost(&self, connection: u64);
+}
+
 /// A connection that is made when it is first used.
 pub struct Link<S> {
     dial: Dial,
-    /// Told of beginnings and ends where the link carries writes.
-    kept: Option<Arc<Kept>>,
+    watch: Option<Arc<dyn Watch>>,
     most: usize,
     state: Mutex<State<S>>,
 }
@@ -53,8 +60,8 @@ struct Current<S> {
 
 impl<S: Speaker> Link<S> {
     /// A link that connects when it is first used.
-    pub fn new(dial: Dial, kept: Option<Arc<Kept>>, most: usize) -> Link<S> {
-        Link { dial, kept, most, state: Mutex::new(State { current: None, failed: None }) }
+    pub fn new(dial: Dial, watch: Option<Arc<dyn Watch>>, most: usize) -> Link<S> {
+        Link { dial, watch, most, state: Mutex::new(State { current: None, failed: None }) }
     }
 
     /// The connection as it is, or a new one, and its number.
@@ -69,8 +76,8 @@ impl<S: Speaker> Link<S> {
                 current.driving.abort();
                 let _ = (&mut current.driving).await;
             }
-            if let Some((kept, current)) = self.kept.as_ref().zip(state.current.take()) {
-                kept.lost(current.number);
+            if let Some((watch, current)) = self.watch.as_ref().zip(state.current.take()) {
+                watch.lost(current.number);
             }
             state.current = None;
         }
@@ -80,12 +87,12 @@ impl<S: Speaker> Link<S> {
         }
         match self.connect().await {
             Ok((speaker, driving)) => {
-                let number = self.kept.as_ref().map_or(0, |kept| kept.connected());
-                let kept = self.kept.clone();
+                let number = self.watch.as_ref().map_or(0, |watch| watch.connected());
+                let watch = self.watch.clone();
                 let driving = tokio::spawn(async move {
                     driving.await;
-                    if let Some(kept) = kept {
-                        kept.lost(number);
+                    if let Some(watch) = watch {
+                        watch.lost(number);
                     }
                 });
                 state.current = Some(Current { speaker: speaker.clone(), number, driving });
@@ -95,6 +102,14 @@ impl<S: Speaker> Link<S> {
                 state.failed = Some((Instant::now(), error.clone()));
                 Err(error)
             }
+        }
+    }
+
+    /// Ends the connection, if there is one.
+    #[cfg(feature = "grpc")]
+    pub async fn end(&self) {
+        if let Some(current) = self.state.lock().await.current.take() {
+            current.driving.abort();
         }
     }
 

@@ -21,10 +21,10 @@ use crate::migration::seeder::rate::Rate;
 use crate::migration::seeder::truth::Truth;
 use crate::migration::seeder::{SeedOptions, records};
 use crate::migration::source::{Action, Event, Source, Told, What};
-use crate::migration::{Message, Moved};
+use crate::migration::{Dirty, MAX_HAND_OVER, Message, Moved};
 use crate::stats::Stats;
 use crate::thread;
-use crate::wire::{Hello, Identity, socket};
+use crate::wire::{Identity, socket};
 
 /// What drives one seeder.
 pub struct Driver {
@@ -38,6 +38,7 @@ pub struct Driver {
     suspend_deadline: Duration,
     deadline: Duration,
     trust: bool,
+    legacy: bool,
     machine: Mutex<Machine>,
     /// Told when the machine's thread has something to do.
     wake: Condvar,
@@ -117,6 +118,7 @@ impl Driver {
             suspend_deadline: options.suspend_deadline,
             deadline: options.deadline,
             trust: options.cache_trust,
+            legacy: options.allow_legacy,
             machine: Mutex::new(machine),
             wake: Condvar::new(),
             serving: RwLock::default(),
@@ -162,6 +164,23 @@ impl Driver {
         self.lock().source.is_needed()
     }
 
+    /// Whether leechers may take it by a protocol that says less.
+    pub fn allows_legacy(&self) -> bool {
+        self.legacy
+    }
+
+    /// Bound of each blocking operation.
+    #[cfg(feature = "grpc")]
+    pub fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    /// The vote by which the region was given away, for as long as its destination may lack bytes.
+    #[cfg(feature = "grpc")]
+    pub fn given(&self) -> Option<crate::migration::Vote> {
+        self.lock().source.given()
+    }
+
     /// Figures of the seeder.
     pub fn stats(&self) -> Stats {
         let mut stats = Stats::default();
@@ -175,13 +194,13 @@ impl Driver {
     }
 
     /// A connection was greeted.
-    pub fn arrive(&self, hello: &Hello, peer: &Arc<Peer>) {
+    pub fn arrive(&self, peer: &Arc<Peer>) {
         self.peers.arrive(peer);
         let mut machine = self.lock();
         if peer.session().is_some_and(|session| machine.source.serves(session)) {
-            machine.partner = Some(hello.client);
+            machine.partner = Some(peer.client);
         }
-        if machine.partner == Some(hello.client) {
+        if machine.partner == Some(peer.client) {
             machine.clocks.partner_is_here();
         }
     }
@@ -241,6 +260,22 @@ impl Driver {
             machine.clocks.partner_is_here();
         }
         self.act(machine, actions, Some(peer));
+    }
+
+    /// The app has stopped, and hands this over.
+    pub fn suspended(&self, sequence: u64, payload: &[u8]) -> Result<()> {
+        if payload.len() > MAX_HAND_OVER {
+            let message = format!("a payload of {} bytes, where {MAX_HAND_OVER} are allowed", payload.len());
+            return Err(Error::new(Code::InvalidArgument, message));
+        }
+        let mut machine = self.lock();
+        let peer = machine.partner.and_then(|partner| self.peers.newest(partner));
+        if !payload.is_empty() && peer.is_some_and(|peer| peer.is_bridged()) {
+            let message =
+                "the leecher speaks the legacy protocol, by which no payload can be handed over: leave it away";
+            return Err(Error::new(Code::Unsupported, message));
+        }
+        self.on_locked(&mut machine, Event::Suspended { sequence, payload: payload.to_vec() })
     }
 
     /// Something happened, here or at the app.
@@ -418,8 +453,8 @@ impl Driver {
             },
             Action::Disarm => self.truth.seeded().for_each(|seeded| seeded.tracker().disarm()),
             Action::Collect { session, acknowledged } => self.collect(session, acknowledged),
-            Action::Quiesce { step, acknowledged } => match self.quiesce() {
-                Ok(()) => drop(self.on(Event::Quiesced { step, dirty: self.truth.rest(acknowledged) })),
+            Action::Quiesce { step, acknowledged } => match self.quiesce(acknowledged) {
+                Ok(dirty) => drop(self.on(Event::Quiesced { step, dirty })),
                 Err(error) => self.failed(error, |reason| Event::Disturbed { step, reason }),
             },
             Action::Reopen => self.truth.seeded().for_each(|seeded| seeded.reopen()),
@@ -487,14 +522,17 @@ impl Driver {
         }
     }
 
-    fn quiesce(&self) -> Result<()> {
+    /// Has everything stop; what the destination lacks then that has taken these rounds into account.
+    fn quiesce(&self, acknowledged: u64) -> Result<Dirty> {
         let partner = self.lock().partner;
-        if partner.and_then(|partner| self.peers.newest(partner)).is_none() {
-            return Err(Error::new(Code::Disconnected, "the destination is away: it is not given the region now"));
-        }
+        let away = || Error::new(Code::Disconnected, "the destination is away: it is not given the region now");
+        let peer = partner.and_then(|partner| self.peers.newest(partner)).ok_or_else(away)?;
         let (limit, lasting) = (self.limit(), self.lasts());
         self.truth.seeded().try_for_each(|seeded| seeded.settle(lasting, &limit))?;
-        self.truth.seeded().try_for_each(|seeded| seeded.verify(&limit))
+        self.truth.seeded().try_for_each(|seeded| seeded.verify(&limit))?;
+        let dirty = self.truth.rest(acknowledged);
+        peer.check_take(&dirty)?;
+        Ok(dirty)
     }
 
     /// Ends it: whoever pulls hears that the session is over, and what was begun is done first. Without `force` one

@@ -1,9 +1,10 @@
 //! The connections of those to whom a region may move.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use crate::buffer::Buffer;
-use crate::migration::Message;
+use crate::error::Result;
+use crate::migration::{Dirty, Message};
 use crate::wire::channel::{Channel, Packet, Payload};
 use crate::wire::{Hello, Identity};
 
@@ -12,17 +13,61 @@ pub struct Peer {
     /// The client whose it is.
     pub client: Identity,
     role: u16,
-    channel: Arc<Channel>,
+    voice: Voice,
     /// The session it belongs to.
     session: Mutex<Option<Identity>>,
+}
+
+/// How it is spoken to.
+enum Voice {
+    /// In frames.
+    Frames(Arc<Channel>),
+    /// By somebody who has other words for it.
+    #[cfg_attr(not(feature = "grpc"), allow(dead_code))]
+    Bridge(Weak<dyn Bridge>),
+}
+
+/// What stands for a destination whose own protocol is another. It is called while the source's machine is held.
+pub trait Bridge: Send + Sync {
+    /// The source says this.
+    fn hear(&self, message: &Message);
+
+    /// An error unless it can still be given the region, of which it lacks these pages.
+    fn check_take(&self, dirty: &Dirty) -> Result<()>;
+
+    /// There is no source any more.
+    fn cut(&self);
 }
 
 impl Peer {
     /// A connection that was greeted so.
     pub fn new(hello: &Hello, channel: &Arc<Channel>) -> Arc<Peer> {
         let session = hello.session.filter(|session| *session != Identity::default());
-        let (client, role, channel) = (hello.client, hello.role, channel.clone());
-        Arc::new(Peer { client, role, channel, session: Mutex::new(session) })
+        let (client, role, voice) = (hello.client, hello.role, Voice::Frames(channel.clone()));
+        Arc::new(Peer { client, role, voice, session: Mutex::new(session) })
+    }
+
+    /// A client behind a bridge.
+    #[cfg(feature = "grpc")]
+    pub fn behind(bridge: Weak<dyn Bridge>, client: Identity) -> Arc<Peer> {
+        Arc::new(Peer { client, role: 0, voice: Voice::Bridge(bridge), session: Mutex::default() })
+    }
+
+    fn bridge(&self) -> Option<Arc<dyn Bridge>> {
+        match &self.voice {
+            Voice::Frames(_) => None,
+            Voice::Bridge(bridge) => bridge.upgrade(),
+        }
+    }
+
+    /// Whether its protocol has no words for what an app hands over.
+    pub fn is_bridged(&self) -> bool {
+        matches!(self.voice, Voice::Bridge(_))
+    }
+
+    /// An error unless it can still be given the region, of which it lacks these pages.
+    pub fn check_take(&self, dirty: &Dirty) -> Result<()> {
+        self.bridge().map_or(Ok(()), |bridge| bridge.check_take(dirty))
     }
 
     /// The session it belongs to, if one was named.
@@ -40,9 +85,21 @@ impl Peer {
         if let Message::Tracking { session, .. } = message {
             self.join(*session);
         }
-        let (header, payload) = message.encode();
-        // A peer that is gone comes back and asks again.
-        let _ = self.channel.send(Packet::ready(header, Payload::Owned(Buffer::copy_of(&payload))));
+        match &self.voice {
+            Voice::Frames(channel) => {
+                let (header, payload) = message.encode();
+                // A peer that is gone comes back and asks again.
+                let _ = channel.send(Packet::ready(header, Payload::Owned(Buffer::copy_of(&payload))));
+            }
+            Voice::Bridge(bridge) => bridge.upgrade().iter().for_each(|bridge| bridge.hear(message)),
+        }
+    }
+
+    fn cut(&self) {
+        match &self.voice {
+            Voice::Frames(channel) => channel.shutdown(),
+            Voice::Bridge(bridge) => bridge.upgrade().iter().for_each(|bridge| bridge.cut()),
+        }
     }
 }
 
@@ -72,6 +129,6 @@ impl Peers {
 
     /// Ends every connection.
     pub fn cut(&self) {
-        self.lock().iter().for_each(|peer| peer.channel.shutdown());
+        self.lock().iter().for_each(|peer| peer.cut());
     }
 }

@@ -26,12 +26,19 @@ use crate::server::{Guest, Working};
 use crate::wire::channel::Channel;
 use crate::wire::grpc::backend::backend_server::{Backend, BackendServer};
 use crate::wire::grpc::backend::{ReadAtArgs, ReadAtReply, SyncArgs, SyncReply, WriteAtArgs, WriteAtReply};
+use crate::wire::grpc::seeder::seeder_server::{SERVICE_NAME as SEEDER, SeederServer};
 use crate::wire::grpc::{self, CONNECTION_WINDOW, FRAME_SIZE};
+use crate::wire::socket;
 use crate::wire::stream::Stream;
 
 mod gate;
+mod leeching;
 mod room;
 
+use leeching::Leeching;
+
+/// What a client of HTTP/2 says first.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 /// How long a client may take for its first byte, and one that is turned away to ask.
 const GREETING_TIME: Duration = Duration::from_secs(10);
 /// How long the last replies may take to reach the client.
@@ -42,6 +49,14 @@ const ASK_AFTER: Duration = Duration::from_secs(20);
 const MOST_STREAMS: u32 = 256;
 /// What a message has besides its bytes, at most.
 const AROUND: usize = 64;
+
+/// Whether a connection speaks gRPC though the server speaks r3map's protocol: where something is seeded for both.
+pub(in crate::server) fn is_begun(guest: &Guest) -> bool {
+    let may_be = guest.tls.is_none() && guest.inner.seeds_legacy();
+    may_be
+        && guest.channel.wait(true, deadline_in(GREETING_TIME)).is_ok()
+        && socket::begins_with(guest.channel.socket(), PREFACE)
+}
 
 /// Serves a connection to its end. One that is not admitted is told the reason when it asks.
 pub(in crate::server) fn serve(guest: &Guest) {
@@ -64,15 +79,14 @@ fn run(guest: &Guest) -> Result<()> {
     };
     let over = Arc::new(Over { channel: channel.clone(), is_over: AtomicBool::new(false) });
     let (end, ended) = watch::channel(false);
+    let refused = admitted.as_ref().err().map(grpc::status);
+    let exported = Exported { caller: caller.clone(), refused, room: Room::new() };
+    let leeching = Leeching::new(exported.clone());
     let mut task = runtime.spawn({
-        let refused = admitted.as_ref().err().map(grpc::status);
-        let room = Room::new();
-        let service = BackendServer::new(Exported { caller: caller.clone(), refused, room: room.clone() });
-        let most = MOST_AT_ONCE as usize + AROUND;
-        let (over, gate) = (over.clone(), gate.clone());
+        let (over, gate, leeching) = (over.clone(), gate.clone(), leeching.clone());
         async move {
             let _over = over.guard();
-            speak(stream, service.max_decoding_message_size(most), room, gate, ended).await
+            speak(stream, exported, leeching, gate, ended).await
         }
     });
     let mut patience = deadline_in(GREETING_TIME);
@@ -94,6 +108,7 @@ fn run(guest: &Guest) -> Result<()> {
             task.abort();
         }
     }
+    leeching.leave();
     caller.finish(working);
     Ok(())
 }
@@ -126,13 +141,16 @@ impl Drop for OverGuard {
 /// Answers requests until the client closes or the server `ended`.
 async fn speak(
     stream: Stream,
-    service: BackendServer<Exported>,
-    room: Room,
+    exported: Exported,
+    leeching: Leeching,
     gate: Arc<Gate>,
     mut ended: watch::Receiver<bool>,
 ) {
+    let room = exported.room.clone();
+    let backend = BackendServer::new(exported).max_decoding_message_size(MOST_AT_ONCE as usize + AROUND);
+    let seeder = SeederServer::new(leeching);
     let service = service_fn(move |request: http::Request<Incoming>| {
-        let mut service = service.clone();
+        let (mut backend, mut seeder) = (backend.clone(), seeder.clone());
         let (mut head, body) = request.into_parts();
         let (body, slot) = room::Request::new(body, room.clone());
         head.extensions.insert(slot);
@@ -141,7 +159,10 @@ async fn speak(
             if let Some(status) = refused {
                 return Ok(status.into_http().map(|body| room::Response::new(body, None)));
             }
-            let (mut head, body) = service.call(http::Request::from_parts(head, body)).await?.into_parts();
+            let leeches = head.uri.path().split('/').nth(1) == Some(SEEDER);
+            let request = http::Request::from_parts(head, body);
+            let response = if leeches { seeder.call(request).await? } else { backend.call(request).await? };
+            let (mut head, body) = response.into_parts();
             let taken = head.extensions.remove::<Taken>();
             Ok::<_, Infallible>(http::Response::from_parts(head, room::Response::new(body, taken)))
         }
@@ -173,7 +194,8 @@ async fn speak(
     }
 }
 
-/// The service Backend for one connection.
+/// The service Backend for one connection. Clones are the same.
+#[derive(Clone)]
 struct Exported {
     caller: Arc<Caller>,
     /// What a client is told that is turned away.
@@ -186,6 +208,11 @@ impl Exported {
         self.refused.clone().map_or(Ok(()), Err)
     }
 
+    fn check_plain(&self) -> Result<(), Status> {
+        self.check()?;
+        self.caller.check_plain().map_err(|error| grpc::status(&error))
+    }
+
     async fn ask(&self, operation: Operation, bytes: u64) -> Result<Reply> {
         let (tell, told) = oneshot::channel();
         self.caller.submit(operation, bytes, move |outcome| {
@@ -195,14 +222,21 @@ impl Exported {
         told.await.unwrap_or_else(|_| Err(Error::new(Code::Internal, "a request was dropped before it was answered")))
     }
 
-    async fn read(&self, args: ReadAtArgs) -> Result<Buffer> {
-        let offset = self.caller.range(args.off, args.length.into())?;
-        let mut buffer = Buffer::new(args.length as usize);
+    /// So many bytes there, and the room that they have.
+    async fn read(&self, offset: i64, length: i32) -> Result<(Buffer, Taken), Status> {
+        let failed = |error| grpc::status(&error);
+        let offset = self.caller.range(offset, length.into()).map_err(failed)?;
+        let taken = self.room.clone().take(length as usize).await?;
+        let mut buffer = Buffer::new(length as usize);
         let length = buffer.len();
-        if let Some(outcome) = self.caller.try_read(&mut buffer, offset)? {
-            return outcome.map(|()| buffer);
-        }
-        bytes_of(self.ask(Operation::Read { offset, buffer }, length as u64).await?, length)
+        let read = match self.caller.try_read(&mut buffer, offset).map_err(failed)? {
+            Some(outcome) => outcome.map(|()| buffer),
+            None => {
+                let reply = self.ask(Operation::Read { offset, buffer }, length as u64).await;
+                reply.and_then(|reply| bytes_of(reply, length))
+            }
+        };
+        read.map(|read| (read, taken)).map_err(failed)
     }
 
     async fn write(&self, args: WriteAtArgs) -> Result<()> {
@@ -225,19 +259,16 @@ impl Exported {
 #[tonic::async_trait]
 impl Backend for Exported {
     async fn read_at(&self, request: Request<ReadAtArgs>) -> Result<Response<ReadAtReply>, Status> {
-        self.check()?;
-        let args = request.into_inner();
-        let failed = |error| grpc::status(&error);
-        self.caller.range(args.off, args.length.into()).map_err(failed)?;
-        let taken = self.room.clone().take(args.length as usize).await?;
-        let read = self.read(args).await.map_err(failed)?;
+        self.check_plain()?;
+        let ReadAtArgs { length, off } = request.into_inner();
+        let (read, taken) = self.read(off, length).await?;
         let mut response = Response::new(ReadAtReply { n: read.len() as i32, p: Bytes::from_owner(read) });
         response.extensions_mut().insert(taken);
         Ok(response)
     }
 
     async fn write_at(&self, request: Request<WriteAtArgs>) -> Result<Response<WriteAtReply>, Status> {
-        self.check()?;
+        self.check_plain()?;
         let length = request.get_ref().p.len() as i32;
         let (_, mut extensions, args) = request.into_parts();
         // What the message takes is kept until it is written.
@@ -247,7 +278,7 @@ impl Backend for Exported {
     }
 
     async fn sync(&self, _: Request<SyncArgs>) -> Result<Response<SyncReply>, Status> {
-        self.check()?;
+        self.check_plain()?;
         let synced = self.ask(Operation::Sync, 0).await;
         synced.map(|_| Response::new(SyncReply {})).map_err(|error| grpc::status(&error))
     }
