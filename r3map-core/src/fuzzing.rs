@@ -6,6 +6,8 @@
 
 use crate::backend::dir::chunks::offset_of_name;
 use crate::backend::dir::record::Record as Shape;
+use crate::backend::tape::index::Snapshot;
+use crate::backend::tape::record::{HEAD, Head, Label};
 use crate::migration::record::Record;
 use crate::migration::{Message, Runs};
 use crate::mount::cache::journal::Journal;
@@ -13,6 +15,8 @@ use crate::mount::cache::{Header as CacheHeader, in_memory};
 use crate::mount::puller::trace;
 use crate::page::PAGE;
 use crate::url::{Location, SCHEMES, parse_size, percent_encode};
+#[cfg(feature = "compression")]
+use crate::wire::compress::{Packing, unpack};
 use crate::wire::greeting::decode_error;
 use crate::wire::nbd::handshake::{Ask, Queries};
 use crate::wire::nbd::{Chunk, Request};
@@ -54,6 +58,9 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("cache", cache),
     ("trace", trace_file),
     ("directory", directory),
+    ("tape", tape),
+    #[cfg(feature = "compression")]
+    ("packed", packed),
     ("url", url),
     #[cfg(feature = "chunks")]
     ("lease", lease),
@@ -321,6 +328,51 @@ fn directory(bytes: &[u8]) {
     }
     if let Some(offset) = offset_of_name(text) {
         assert_eq!(offset.to_string(), text);
+    }
+}
+
+/// A label, the head of a record and its bytes, or an index.
+fn tape(bytes: &[u8]) {
+    const LABEL: Label = Label { id: [7; 16], size: 300_000, chunk: 65536, block: 512 };
+    let Some((choice, rest)) = choose(bytes) else { return };
+    let mut bytes = rest.to_vec();
+    match choice % 3 {
+        0 => {
+            seal(&mut bytes, HEAD - 4);
+            if let Ok(label) = Label::decode(&bytes[..bytes.len().min(HEAD)]) {
+                assert!(label.stride() > HEAD && label.chunks() <= label.size);
+                assert_eq!(Label::decode(&label.encode()).unwrap(), label);
+            }
+        }
+        1 => {
+            seal(&mut bytes, HEAD - 4);
+            if let Ok(head) = Head::decode(&bytes[..bytes.len().min(HEAD)], &LABEL) {
+                assert_eq!(Head::decode(&head.encode(&LABEL), &LABEL).unwrap(), head);
+                let _ = head.payload(&bytes, &LABEL);
+            }
+        }
+        _ => {
+            let end = bytes.len().saturating_sub(4);
+            seal(&mut bytes, end);
+            if let Ok(snapshot) = Snapshot::decode(&bytes, LABEL.chunks(), LABEL.stride() as u64) {
+                assert_eq!(snapshot.encode(), bytes);
+            }
+        }
+    }
+}
+
+/// A payload that travels packed: how, how long it should be, and its bytes.
+#[cfg(feature = "compression")]
+fn packed(bytes: &[u8]) {
+    let Some(([how, a, b], packed)) = bytes.split_first_chunk::<3>() else { return };
+    let packing = Packing::ALL[usize::from(*how) % Packing::ALL.len()];
+    let mut into = vec![0; usize::from(u16::from_le_bytes([*a, *b]))];
+    // What came of it is refused for its checksum, which nobody knows; a second try has that right.
+    let _ = unpack(packing, packed, &mut into, 0);
+    let crc = crc32c::crc32c(&into);
+    let mut again = vec![0; into.len()];
+    if unpack(packing, packed, &mut again, crc).is_ok() {
+        assert_eq!(again, into);
     }
 }
 

@@ -438,7 +438,12 @@ fn our_leecher_takes_our_seeders_region_over_grpc_and_goes_on_after_it_was_close
     moved.close().unwrap();
     // What is here stays, and what is not still comes; unless all of it was here.
     match leech(&url, &directory.url("here")) {
-        Ok(leecher) => same(&read_all(&leecher.finalize().unwrap()), &expected),
+        Ok(leecher) => {
+            let moved = leecher.finalize().unwrap();
+            same(&read_all(&moved), &expected);
+            drop(leecher);
+            moved.close().unwrap();
+        }
         Err(error) => {
             assert_eq!(error.code(), Code::Busy, "{error:?}");
             same(&read_all(&seeding::mount(&directory.url("here"))), &expected);

@@ -66,7 +66,7 @@ int main(void)
     OK(r3map_mount_seed(mount, "0.0.0.0:0", seeding, NULL, &seeder));
     r3map_seed_options_free(seeding);
     OK(r3map_seeder_client_line(seeder, &line));
-    char begin[200];
+    char begin[400];
     snprintf(begin, sizeof begin, "R3MAP_TOKEN=%s r3map leech --tls-pin %s r3maps://", token, pin);
     CHECK(strncmp(line, begin, strlen(begin)) == 0 && strstr(line, "/region LOCAL") != NULL);
     OK(r3map_seeder_close(seeder, NULL));

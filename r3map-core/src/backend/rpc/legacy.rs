@@ -43,7 +43,11 @@ struct Bridge {
     /// The number of the newest connection.
     newest: AtomicU64,
     state: Mutex<State>,
+    /// Held while the source is told that all is here.
+    goodbye: Arc<Goodbye>,
 }
+
+type Goodbye = tokio::sync::Mutex<()>;
 
 #[derive(Default)]
 struct State {
@@ -112,6 +116,7 @@ impl Legacy {
             chunk,
             newest: AtomicU64::new(0),
             state: Mutex::default(),
+            goodbye: Arc::default(),
         });
         let rpc = Rpc::over(info, Box::new(bridge.seeder.clone()), Arc::new(Kept::new(url)))?;
         let seeder = bridge.seeder.clone();
@@ -151,12 +156,15 @@ impl Legacy {
         }
     }
 
-    /// Ends the connection.
+    /// Ends the connection, once what is being said last is answered.
     pub fn close(&self) {
         let handle = &self.rpc.handle;
         handle.client.closed.send_replace(true);
-        let seeder = self.bridge.seeder.clone();
-        self.bridge.runtime.spawn(async move { seeder.end().await });
+        let (seeder, goodbye) = (self.bridge.seeder.clone(), self.bridge.goodbye.clone());
+        self.bridge.runtime.spawn(async move {
+            let _said = goodbye.lock().await;
+            seeder.end().await
+        });
     }
 }
 
@@ -259,8 +267,9 @@ impl Bridge {
         if std::mem::replace(&mut self.state().closing, true) {
             return;
         }
-        let bridge = self.clone();
+        let (bridge, saying) = (self.clone(), self.goodbye.clone().try_lock_owned());
         self.runtime.spawn(async move {
+            let _saying = saying;
             let closed = timeout(GOODBYE_TIME, bridge.seeder.close()).await;
             if !matches!(closed, Ok(Ok(()))) {
                 tracing::warn!("the source did not say that it heard that its leecher has every byte");

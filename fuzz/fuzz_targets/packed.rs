@@ -1,0 +1,3 @@
+#![no_main]
+
+r3map_fuzz::fuzz!("packed");
