@@ -19,7 +19,7 @@ struct source {
     /* Refusals before it stops. */
     int refusals;
     /* How many writes were done, and what was told last. */
-    unsigned writes;
+    _Atomic unsigned writes;
     uint32_t state;
     uint64_t sequence;
     pthread_t thread;
@@ -119,6 +119,9 @@ static inline void source_start(struct source *source, const char *name, uint64_
     OK(r3map_mount_write_at(source->mount, source->model, size, 0, NULL));
     source->seeder = seed(source->mount, &source->url);
     CHECK(pthread_create(&source->thread, NULL, source_app, source) == 0);
+    /* A region may be gone sooner than a thread begins. */
+    while (source->writes == 0)
+        usleep(1000);
 }
 
 /* Waits for the app's end, which is when every byte is at the other side, and closes. */
