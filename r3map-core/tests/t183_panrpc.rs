@@ -2,7 +2,7 @@
 
 #![cfg(feature = "panrpc")]
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use r3map_core::{Code, Protocol};
