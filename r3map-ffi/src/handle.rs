@@ -33,11 +33,12 @@ struct Shell<T> {
     value: MaybeUninit<T>,
 }
 
-/// How many shells are kept after their values are gone, so that a handle used after it was freed is found out
+/// How many shells a list keeps after their values are gone, so that a handle used after it was freed is found out
 /// by its word without a look at memory that is somebody else's by now.
 const FREED_KEPT: usize = 1024;
 
-static FREED: Mutex<VecDeque<Box<dyn Any + Send>>> = Mutex::new(VecDeque::new());
+/// Several lists of them, as each is passed over while another thread has it.
+static FREED: [Mutex<VecDeque<Box<dyn Any + Send>>>; 16] = [const { Mutex::new(VecDeque::new()) }; 16];
 
 /// Makes a handle of a value.
 pub(crate) fn give<T: Handle>(value: T) -> *mut T {
@@ -124,8 +125,8 @@ pub(crate) unsafe fn free<T: Handle>(handle: *mut T) {
 }
 
 fn keep(shell: Box<dyn Any + Send>) {
-    // A child may be forked while this lock is held: never wait for it.
-    let Ok(mut freed) = FREED.try_lock() else {
+    // A child may be forked while such a lock is held: never wait for it.
+    let Some(mut freed) = FREED.iter().find_map(|list| list.try_lock().ok()) else {
         Box::leak(shell);
         return;
     };
