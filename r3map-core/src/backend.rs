@@ -494,7 +494,7 @@ pub struct BackendOptions {
 pub fn open(url: &str, options: &BackendOptions) -> Result<Arc<dyn Backend>> {
     let location = Location::parse(url)?;
     let is_packed = matches!(options.compression, Compression::Lz4 | Compression::Zstd);
-    if is_packed && !matches!(location.scheme(), "memory" | "file" | "dir" | "r3map" | "r3maps" | "r3map+unix") {
+    if is_packed && !(matches!(location.scheme(), "memory" | "file" | "dir") || remote::is_spoken(location.scheme())) {
         let message = format!("{url}: compression is for r3map's own protocol: leave it out");
         return Err(Error::new(Code::InvalidArgument, message));
     }
@@ -503,7 +503,7 @@ pub fn open(url: &str, options: &BackendOptions) -> Result<Arc<dyn Backend>> {
         "file" => Ok(Arc::new(file::File::open(&location)?)),
         "dir" => Ok(Arc::new(dir::Directory::open(&location)?)),
         "tape" => Ok(Arc::new(tape::Tape::open(&location)?)),
-        "r3map" | "r3maps" | "r3map+unix" => Ok(Arc::new(remote::Remote::open(&location, options)?)),
+        own if remote::is_spoken(own) => Ok(Arc::new(remote::Remote::open(&location, options)?)),
         "nbd" | "nbds" | "nbd+unix" | "nbds+unix" => Ok(Arc::new(nbd::Nbd::open(&location, options)?)),
         #[cfg(feature = "grpc")]
         "grpc" | "grpc+unix" | "grpcs" => Ok(Arc::new(rpc::Rpc::open(&location, options)?)),

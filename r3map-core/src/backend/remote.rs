@@ -80,7 +80,8 @@ pub(crate) fn open_to_write(url: &str, options: &BackendOptions) -> Result<Optio
     Ok(Some(Arc::new(Remote::start(url, route, &export, Ask { write: true, ..Ask::of(options) })?)))
 }
 
-fn is_spoken(scheme: &str) -> bool {
+/// Whether a URL of that scheme is of r3map's own protocol.
+pub(super) fn is_spoken(scheme: &str) -> bool {
     matches!(scheme, "r3map" | "r3map+unix" | "r3maps")
 }
 
@@ -93,8 +94,8 @@ pub(crate) fn open_away(url: &str, options: &BackendOptions, facts: &Facts, ear:
         return Err(Error::new(Code::Unsupported, message));
     }
     let (route, export) = route(&location, options)?;
-    let client =
-        Client::away(url, route, &export, (facts, options.compression), ear).map_err(|error| error.context(url))?;
+    let ask = Ask { write: facts.will_write, ..Ask::of(options) };
+    let client = Client::away(url, route, &export, ask, facts, ear).map_err(|error| error.context(url))?;
     Ok(Arc::new(Remote { handle: Arc::new(Handle { client }) }))
 }
 

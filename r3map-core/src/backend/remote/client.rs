@@ -183,14 +183,17 @@ impl Client {
         url: &str,
         route: Route,
         export: &str,
-        (facts, compression): (&Facts, Compression),
+        ask: Ask,
+        facts: &Facts,
         ear: Ear,
     ) -> Result<Arc<Client>> {
         let Route::Address(way) = route else {
             return Err(Error::new(Code::Unsupported, "a socket that was brought cannot be connected again"));
         };
-        let parcels = Parcels::new(compression)?;
-        let hello = Client::hello(export, facts.own.map_or_else(socket::random, Ok)?, &parcels, None);
+        let parcels = Parcels::new(ask.compression)?;
+        let own = facts.own.map_or_else(socket::random, Ok)?;
+        // Who will write has the lease before the server says the version.
+        let hello = Hello { write: ask.write, ..Client::hello(export, own, &parcels, None) };
         let welcome = Welcome {
             version: wire::NEWEST_VERSION,
             features: 0,
@@ -204,8 +207,6 @@ impl Client {
             identity: facts.identity.unwrap_or_default(),
             keeper: Identity::default(),
         };
-        // Who will write has the lease before the server says the version.
-        let hello = Hello { write: facts.will_write, ..hello };
         Client::begin(url, Some(way), hello, (welcome, None), (None, Some(ear)), (Bulk::default(), parcels))
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 use super::client::{Ask, Client, Route};
-use super::{Handle, check_options, route};
+use super::{Handle, check_options, is_spoken, route};
 use crate::backend::link::Protocol;
 use crate::backend::{BackendOptions, Completion, Info, Operation, Priority, Request};
 #[cfg(feature = "grpc")]
@@ -158,7 +158,7 @@ impl Seed {
             let message = format!("{url}: allow_legacy is for the grpc:// of a seeder of the Go library");
             return Err(Error::new(Code::InvalidArgument, message));
         }
-        if !matches!(location.scheme(), "r3map" | "r3maps" | "r3map+unix") {
+        if !is_spoken(location.scheme()) {
             let message = format!("{url}: a region is leeched from the r3map:// of its seeder");
             return Err(Error::new(Code::Unsupported, message));
         }
