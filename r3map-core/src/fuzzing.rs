@@ -150,24 +150,6 @@ fn native_greeting(bytes: &[u8]) {
     }
 }
 
-/// The kinds of frames whose payloads are messages of a migration, and one that is none.
-const MESSAGES: [Kind; 14] = [
-    Kind::Track,
-    Kind::Round,
-    Kind::Finalize,
-    Kind::Status,
-    Kind::Taken,
-    Kind::Complete,
-    Kind::Tracking,
-    Kind::Dirty,
-    Kind::Pending,
-    Kind::Given,
-    Kind::Aborted,
-    Kind::Drained,
-    Kind::Refused,
-    Kind::Read,
-];
-
 fn native_migration(bytes: &[u8]) {
     let Some(([kind, a, b], rest)) = bytes.split_first_chunk::<3>() else { return };
     let pages = u64::from(u16::from_le_bytes([*a, *b]));
@@ -175,7 +157,10 @@ fn native_migration(bytes: &[u8]) {
         assert_eq!(runs.encode(), rest);
         assert!(runs.iter().all(|run| run.start < run.end && run.end <= pages));
     }
-    let kind = MESSAGES[usize::from(*kind) % MESSAGES.len()];
+    // The messages of a migration are the last kinds there are; one that is none follows.
+    let messages = Kind::ALL.into_iter().skip_while(|kind| *kind != Kind::Track).chain([Kind::Read]);
+    let messages: Vec<Kind> = messages.collect();
+    let kind = messages[usize::from(*kind) % messages.len()];
     let again = |message: &Message| Message::decode(kind, &message.encode().1, pages).unwrap();
     if let Ok(message) = Message::decode(kind, rest, pages) {
         // Words that were too long are cut, once.

@@ -68,7 +68,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 28] = [
+    /// Every kind, those of a migration last.
+    pub(crate) const ALL: [Kind; 28] = [
         Kind::Hello,
         Kind::Welcome,
         Kind::Error,
