@@ -66,11 +66,6 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
     hash
 }
 
-/// Bytes as people write a pin.
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// The bytes of a file that an option names.
 fn read(option: &str, path: &Path) -> Result<Vec<u8>> {
     let failed = |error| Error::io(format!("{option}: read {}", path.display()), error);

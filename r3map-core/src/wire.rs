@@ -48,3 +48,9 @@ pub const DEFAULT_PORT: u16 = 7070;
 
 /// Sixteen random bytes that name something for good.
 pub type Identity = [u8; 16];
+
+/// Bytes as people write identities, pins and tokens.
+#[cfg(any(feature = "chunks", feature = "tls"))]
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

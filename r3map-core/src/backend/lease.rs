@@ -22,7 +22,7 @@ mod holder;
 pub(crate) mod record;
 
 pub(super) use holder::{Lease, UnderWay};
-pub(super) use record::{MOST_BYTES, Record, hexadecimal};
+pub(super) use record::{MOST_BYTES, Record};
 
 /// The parameters of a URL that say how the lease is.
 pub(super) const PARAMETERS: [&str; 2] = ["lease", "lease_ttl"];

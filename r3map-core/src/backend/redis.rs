@@ -26,6 +26,7 @@ use crate::cancel::Limit;
 use crate::error::{Code, Error, Result};
 use crate::runtime;
 use crate::url::Location;
+use crate::wire::hexadecimal;
 use server::Server;
 
 mod errors;
@@ -85,7 +86,7 @@ impl Redis {
         parameters.flag("create")?;
         let cluster = parameters.flag("cluster")? || location.scheme() == "redis+cluster";
         let terms = lease::asked(&name, &parameters)?;
-        let fence = terms.as_ref().filter(|_| !cluster).map(|terms| lease::hexadecimal(&terms.holder));
+        let fence = terms.as_ref().filter(|_| !cluster).map(|terms| hexadecimal(&terms.holder));
         let prefix = parameters.get("key").map_or(String::new(), |key| format!("{key}-"));
         let server = Server::named(location, options, cluster)?;
         let (limit, opening) = (Limit::within(OPENING), format!("open {name}"));

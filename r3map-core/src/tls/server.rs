@@ -15,11 +15,12 @@ use rustls::{ServerConfig, ServerConnection};
 use super::secure::Secure;
 use super::token::{self, Tokens};
 use super::verify::{KnownClients, names};
-use super::{Above, authorities, chain, hex, key, make, pin_of, read, unusable};
+use super::{Above, authorities, chain, key, make, pin_of, read, unusable};
 use crate::error::{Code, Error, Result};
 use crate::options::{Credentials, Secret};
 use crate::server::caller::Caller;
 use crate::wire::channel::Channel;
+use crate::wire::hexadecimal;
 
 /// What every record of TLS that begins a connection begins with.
 const HANDSHAKE: u8 = 0x16;
@@ -148,7 +149,7 @@ impl ServerTls {
         let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let here = format!("//{}:", host.trim());
         let url = url.replacen("//0.0.0.0:", &here, 1).replacen("//[::]:", &here, 1);
-        Some(format!("R3MAP_TOKEN={token} r3map {verb} --tls-pin {} {url}", hex(&self.proof().pin)))
+        Some(format!("R3MAP_TOKEN={token} r3map {verb} --tls-pin {} {url}", hexadecimal(&self.proof().pin)))
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use super::{hex, read, sha256};
+use super::{read, sha256};
 use crate::error::{Code, Error, Result};
 use crate::options::Secret;
+use crate::wire::{hexadecimal, socket};
 
 /// Shorter ones could be guessed.
 const SHORTEST: usize = 16;
@@ -73,7 +74,7 @@ impl Tokens {
 
 /// A token that nobody has yet.
 pub(super) fn fresh() -> Result<Secret> {
-    Ok(Secret::from(hex(&crate::wire::socket::random()?)))
+    Ok(Secret::from(hexadecimal(&socket::random()?)))
 }
 
 #[cfg(test)]

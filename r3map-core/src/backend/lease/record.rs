@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Identity, MOST_TIME};
 use crate::error::{Code, Error, Result};
+use crate::wire::hexadecimal;
 
 /// Far more than any record has, for who reads one.
 pub const MOST_BYTES: usize = 4096;
@@ -62,11 +63,6 @@ fn parse(bytes: &[u8]) -> Option<Record> {
         && record.name.bytes().all(|letter| letter.is_ascii_graphic())
         && record.encode() == text)
         .then_some(record)
-}
-
-/// An identity as records show it.
-pub fn hexadecimal(identity: &Identity) -> String {
-    identity.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn identity(text: &str) -> Option<Identity> {

@@ -179,14 +179,7 @@ impl Client {
 
     /// Begins while the server is away, with what is known of the region. Once it is back it has to be the same, in
     /// that version or one of its own.
-    pub fn away(
-        url: &str,
-        route: Route,
-        export: &str,
-        ask: Ask,
-        facts: &Facts,
-        ear: Ear,
-    ) -> Result<Arc<Client>> {
+    pub fn away(url: &str, route: Route, export: &str, ask: Ask, facts: &Facts, ear: Ear) -> Result<Arc<Client>> {
         let Route::Address(way) = route else {
             return Err(Error::new(Code::Unsupported, "a socket that was brought cannot be connected again"));
         };

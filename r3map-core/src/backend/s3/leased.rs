@@ -7,9 +7,10 @@
 use object_store::path::Path;
 use object_store::{Error as StoreError, GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
-use super::super::lease::{MOST_BYTES, Record, Records, hexadecimal};
+use super::super::lease::{MOST_BYTES, Record, Records};
 use super::{Chunks, errors, fetch, key, translate};
 use crate::error::{Code, Error, Result};
+use crate::wire::hexadecimal;
 
 /// As many digits as any epoch needs, so that names are in the order of epochs.
 const DIGITS: usize = 20;
