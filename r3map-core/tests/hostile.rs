@@ -16,7 +16,7 @@ use r3map_core::{Backend, Code};
 #[allow(dead_code)]
 mod support;
 
-use support::raw::{Raw, frame, hello};
+use support::raw::{Raw, frame, hello, welcome};
 use support::{authority, memory_server, open, pattern, read, submit, wait};
 
 /// Remembers the largest allocation of this process.
@@ -143,22 +143,6 @@ fn ranges_that_are_huge_or_overflow_fail_their_request_and_not_the_connection() 
     raw.send(Header::new(Kind::Read, 7).about((1 << 20) - 1, 1), &[]);
     assert_eq!(raw.receive().unwrap().0.id, 7);
     assert!(LARGEST.load(Ordering::Relaxed) < MODEST);
-}
-
-fn welcome() -> Welcome {
-    Welcome {
-        version: 1,
-        features: 0,
-        written: None,
-        moving: None,
-        size: 1 << 20,
-        read_only: false,
-        chunk_size: 256 << 10,
-        alignment: 1,
-        max_request: 1 << 20,
-        identity: [1; 16],
-        keeper: [2; 16],
-    }
 }
 
 /// A server that greets every client with these bytes, and answers every frame after that with `answer`.

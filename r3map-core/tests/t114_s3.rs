@@ -5,7 +5,6 @@
 #![cfg(feature = "s3")]
 
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -25,33 +24,13 @@ use backends::{Kind, Scratch, all, open, read};
 use servers::{S3, SOON};
 
 const MIB: u64 = 1 << 20;
-/// Says which test this process is there for.
-const ALONE: &str = "R3MAP_TEST_ALONE";
-
-/// Whether this is the process of a test's own; else that is started, with this environment, and has to succeed.
-fn is_alone(test: &str, environment: &[(&str, &str)]) -> bool {
-    if std::env::var(ALONE).is_ok_and(|alone| alone == test) {
-        return true;
-    }
-    if !S3::is_here() {
-        skip::skip("java and s3proxy are not installed: scripts/setup test");
-        return false;
-    }
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args([test, "--exact", "--nocapture"]).env(ALONE, test).env_remove("AWS_PROFILE");
-    let output = command.envs(environment.iter().copied()).output().unwrap();
-    let told = [output.stdout, output.stderr].concat();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&told));
-    false
-}
-
 fn pattern(length: u64) -> Vec<u8> {
     (0..length).map(|at| (at % 251) as u8 | 1).collect()
 }
 
 #[test]
 fn s3_passes_the_suite() {
-    if !is_alone("s3_passes_the_suite", &S3::CREDENTIALS) {
+    if !S3::is_alone("s3_passes_the_suite", &S3::CREDENTIALS) {
         return;
     }
     let s3 = Arc::new(S3::start());
@@ -76,7 +55,7 @@ fn s3_passes_the_suite() {
 #[test]
 fn objects_are_named_as_the_go_library_names_them_and_one_object_is_read_by_ranges() {
     let test = "objects_are_named_as_the_go_library_names_them_and_one_object_is_read_by_ranges";
-    if !is_alone(test, &S3::CREDENTIALS) {
+    if !S3::is_alone(test, &S3::CREDENTIALS) {
         return;
     }
     let s3 = S3::start();
@@ -113,7 +92,7 @@ fn objects_are_named_as_the_go_library_names_them_and_one_object_is_read_by_rang
 
 #[test]
 fn s3_that_throttles_or_goes_away_is_waited_for_within_the_deadline() {
-    if !is_alone("s3_that_throttles_or_goes_away_is_waited_for_within_the_deadline", &S3::CREDENTIALS) {
+    if !S3::is_alone("s3_that_throttles_or_goes_away_is_waited_for_within_the_deadline", &S3::CREDENTIALS) {
         return;
     }
     let mut s3 = S3::start();
@@ -168,7 +147,7 @@ fn credentials_of_a_profile_are_read_again_when_they_change() {
     write(&file, "the-right-one");
     let environment =
         [("AWS_SHARED_CREDENTIALS_FILE", file.to_str().unwrap()), ("AWS_PROFILE", "mine"), ("AWS_REGION", "us-east-1")];
-    if !is_alone("credentials_of_a_profile_are_read_again_when_they_change", &environment) {
+    if !S3::is_alone("credentials_of_a_profile_are_read_again_when_they_change", &environment) {
         return;
     }
     let file = std::env::var("AWS_SHARED_CREDENTIALS_FILE").unwrap();

@@ -403,19 +403,7 @@ fn welcome(listener: &TcpListener, features: u64) -> Raw {
     assert_eq!(header.kind, Kind::Hello);
     let offered = Hello::decode(&payload).unwrap().features;
     assert_eq!(offered & features, features, "the client did not offer it");
-    let welcome = Welcome {
-        version: 1,
-        features,
-        written: None,
-        moving: None,
-        size: 1 << 20,
-        read_only: false,
-        chunk_size: 256 << 10,
-        alignment: 1,
-        max_request: 1 << 20,
-        identity: [1; 16],
-        keeper: [2; 16],
-    };
+    let welcome = Welcome { features, ..support::raw::welcome() };
     raw.send(Header::new(Kind::Welcome, 0), &welcome.encode());
     raw
 }
@@ -477,19 +465,7 @@ fn a_server_that_uses_what_was_not_offered_is_refused() {
         let (mut stream, _): (TcpStream, _) = listener.accept().unwrap();
         let mut hello = [0; HEADER_LENGTH];
         stream.read_exact(&mut hello).unwrap();
-        let welcome = Welcome {
-            version: 1,
-            features: EAGER,
-            written: None,
-            moving: None,
-            size: 1 << 20,
-            read_only: false,
-            chunk_size: 256 << 10,
-            alignment: 1,
-            max_request: 1 << 20,
-            identity: [1; 16],
-            keeper: [2; 16],
-        };
+        let welcome = Welcome { features: EAGER, ..support::raw::welcome() };
         let payload = welcome.encode();
         let header = Header::new(Kind::Welcome, 0).with_payload(&payload);
         stream.write_all(&[&header.encode()[..], &payload].concat()).unwrap();

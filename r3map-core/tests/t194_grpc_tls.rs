@@ -65,17 +65,7 @@ fn bytes_go_both_ways_between_sides_that_know_each_other() {
 #[test]
 fn each_wrong_server_is_refused_by_an_error_that_says_what_is_wrong() {
     let authority = Authority::new();
-    authority.openssl("other", None, "30");
-    authority.openssl("foreign", Some("other"), "30");
-    authority.openssl("expired", Some("ca"), "0");
-    for (name, words) in [
-        ("other", "is self-signed and not in tls_ca"),
-        ("foreign", "comes from an authority that is not in tls_ca"),
-        ("expired", "has expired"),
-        ("client", "is for another purpose"),
-    ] {
-        let cert = |kind| Some(authority.file(&format!("{name}-{kind}")));
-        let credentials = Credentials { tls_cert: cert("cert"), tls_key: cert("key"), ..authority.server() };
+    for (credentials, words) in authority.wrong_servers() {
         let (_server, url) = serve(credentials, &[]);
         says(&denied(&url, &authority.client("client")), Code::NotAuthenticated, words);
     }
@@ -88,19 +78,10 @@ fn each_wrong_server_is_refused_by_an_error_that_says_what_is_wrong() {
 #[test]
 fn each_wrong_client_is_refused_and_told_why() {
     let authority = Authority::new();
-    authority.openssl("other", None, "30");
-    authority.openssl("foreign", Some("other"), "30");
-    authority.openssl("expired", Some("ca"), "0");
     let (_server, url) = serve(authority.server(), &[]);
     let writer = open(&url, &authority.client("client")).unwrap();
     writer.write_at(b"first", 0).unwrap();
-    for (options, words) in [
-        (authority.stranger(), "it wants a certificate: give tls_cert and tls_key"),
-        (authority.client("other"), "self-signed or of an authority that it does not know"),
-        (authority.client("foreign"), "self-signed or of an authority that it does not know"),
-        (authority.client("expired"), "this side's certificate has expired"),
-        (authority.client("server"), "it does not accept this side's certificate"),
-    ] {
+    for (options, words) in authority.wrong_clients() {
         says(&denied(&url, &options), Code::NotAuthenticated, words);
     }
     // The lease stayed with its holder.

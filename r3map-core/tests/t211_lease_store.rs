@@ -325,26 +325,9 @@ fn a_region_whose_redis_lost_all_keeps_its_writer_and_off_is_no_lease() {
     }
 }
 
-/// Runs that test in a process of its own that has the credentials of S3; whether this is that.
-fn is_alone(test: &str) -> bool {
-    if std::env::var(ALONE).is_ok_and(|alone| alone == test) {
-        return true;
-    }
-    if !S3::is_here() {
-        skip::skip("java and s3proxy are not installed: scripts/setup test");
-        return false;
-    }
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args([test, "--exact", "--nocapture"]).env(ALONE, test).env_remove("AWS_PROFILE").envs(S3::CREDENTIALS);
-    let output = command.output().unwrap();
-    let told = [output.stdout, output.stderr].concat();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&told));
-    false
-}
-
 #[test]
 fn s3_has_one_writer_a_region() {
-    if !is_alone("s3_has_one_writer_a_region") {
+    if !S3::is_alone("s3_has_one_writer_a_region", &S3::CREDENTIALS) {
         return;
     }
     let s3 = S3::start();
@@ -401,7 +384,7 @@ fn leave_out_conditions(client: TcpStream, mut server: TcpStream) {
 
 #[test]
 fn an_s3_that_decides_no_race_is_refused_for_writing() {
-    if !is_alone("an_s3_that_decides_no_race_is_refused_for_writing") {
+    if !S3::is_alone("an_s3_that_decides_no_race_is_refused_for_writing", &S3::CREDENTIALS) {
         return;
     }
     let s3 = S3::for_everyone();

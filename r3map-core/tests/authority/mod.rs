@@ -79,6 +79,42 @@ impl Authority {
         }
     }
 
+    /// Makes the certificates that are wrong for a client or a server.
+    pub fn makes_wrong_ones(&self) {
+        self.openssl("other", None, "30");
+        self.openssl("foreign", Some("other"), "30");
+        self.openssl("expired", Some("ca"), "0");
+    }
+
+    /// Servers that are wrong for a client that knows the authority, each with what it is told.
+    pub fn wrong_servers(&self) -> Vec<(Credentials, &'static str)> {
+        self.makes_wrong_ones();
+        let wrong = [
+            ("other", "is self-signed and not in tls_ca"),
+            ("foreign", "comes from an authority that is not in tls_ca"),
+            ("expired", "has expired"),
+            ("client", "is for another purpose"),
+        ];
+        let credentials = |name| Credentials {
+            tls_cert: Some(self.file(&format!("{name}-cert"))),
+            tls_key: Some(self.file(&format!("{name}-key"))),
+            ..self.server()
+        };
+        wrong.map(|(name, words)| (credentials(name), words)).into()
+    }
+
+    /// Clients that are wrong for a server that knows them by certificates, each with what it is told.
+    pub fn wrong_clients(&self) -> Vec<(BackendOptions, &'static str)> {
+        self.makes_wrong_ones();
+        vec![
+            (self.stranger(), "it wants a certificate: give tls_cert and tls_key"),
+            (self.client("other"), "self-signed or of an authority that it does not know"),
+            (self.client("foreign"), "self-signed or of an authority that it does not know"),
+            (self.client("expired"), "this side's certificate has expired"),
+            (self.client("server"), "it does not accept this side's certificate"),
+        ]
+    }
+
     /// SHA-256 of a certificate's key, as openssl has it.
     pub fn pin(&self, name: &str) -> String {
         let (key, der) = (self.text("key"), self.text("der"));

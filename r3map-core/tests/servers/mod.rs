@@ -290,6 +290,25 @@ impl S3 {
         is_here("java") && S3::jar().exists()
     }
 
+    /// Whether this is the process of a test's own; else that is started, with this environment, and has to succeed.
+    pub fn is_alone(test: &str, environment: &[(&str, &str)]) -> bool {
+        /// Says which test a process is there for.
+        const ALONE: &str = "R3MAP_TEST_ALONE";
+        if std::env::var(ALONE).is_ok_and(|alone| alone == test) {
+            return true;
+        }
+        if !S3::is_here() {
+            crate::skip::skip("java and s3proxy are not installed: scripts/setup test");
+            return false;
+        }
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args([test, "--exact", "--nocapture"]).env(ALONE, test).env_remove("AWS_PROFILE");
+        let output = command.envs(environment.iter().copied()).output().unwrap();
+        let told = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&told));
+        false
+    }
+
     pub fn start() -> S3 {
         S3::with("aws-v2-or-v4")
     }

@@ -4,11 +4,11 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use r3map_core::wire::{Header, Hello, Kind, NEWEST_VERSION, Welcome};
+use r3map_core::wire::{Header, Hello, Kind};
 use r3map_core::{Backend, BackendOptions, Code, ExportOptions, Mode, Mount};
 
 use crate::support::blocked::Blocked;
-use crate::support::raw::{Raw, hello};
+use crate::support::raw::{Raw, hello, welcome};
 use crate::support::{authority, memory_server, server};
 
 fn write(raw: &mut Raw, id: u64, offset: u64, data: &[u8]) {
@@ -82,23 +82,10 @@ fn only_the_first_of_a_mounts_connections_says_that_it_will_write_so_that_no_lat
     let opening = std::thread::spawn(move || {
         Mount::options().mode(Mode::Managed).open_url(&url, &BackendOptions::default()).unwrap()
     });
-    let welcome = Welcome {
-        version: NEWEST_VERSION,
-        features: 0,
-        written: None,
-        moving: None,
-        size: 1 << 20,
-        read_only: false,
-        chunk_size: 256 << 10,
-        alignment: 1,
-        max_request: 1 << 20,
-        identity: [1; 16],
-        keeper: [2; 16],
-    };
     let greet = || {
         let mut raw = Raw::over(listener.accept().unwrap().0);
         let (header, hello) = raw.receive().unwrap();
-        raw.send(Header::new(Kind::Welcome, header.id), &welcome.encode());
+        raw.send(Header::new(Kind::Welcome, header.id), &welcome().encode());
         (raw, Hello::decode(&hello).unwrap())
     };
     let ((demand, first), (bulk, second)) = (greet(), greet());

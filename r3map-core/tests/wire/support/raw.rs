@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use r3map_core::wire::{HEADER_LENGTH, Header, Hello, Kind, greeting};
+use r3map_core::wire::{HEADER_LENGTH, Header, Hello, Kind, Welcome, greeting};
 use r3map_core::{Code, Error};
 
 use super::SOON;
@@ -78,6 +78,23 @@ pub fn frame(header: Header, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A HELLO as a client says it.
+/// How a server of a mebibyte, which uses no features, answers a HELLO.
+pub fn welcome() -> Welcome {
+    Welcome {
+        version: 1,
+        features: 0,
+        written: None,
+        moving: None,
+        size: 1 << 20,
+        read_only: false,
+        chunk_size: 256 << 10,
+        alignment: 1,
+        max_request: 1 << 20,
+        identity: [1; 16],
+        keeper: [2; 16],
+    }
+}
+
 pub fn hello(export: &str) -> Hello {
     Hello {
         versions: (1, 1),
